@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from kekbridge.config import Server, Settings
 from kekbridge.daemon import process
 from kekbridge.daemon.preflight import check_settings
 from kekbridge.daemon.resources import Resources, open_all
+from kekbridge.daemon.steady_clock import SteadyClock
 from kekbridge.daemon.systemd import Supervisor, inherited_sockets
 from kekbridge.daemon.trading import TradingServices
 from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
@@ -52,7 +53,6 @@ log = get_logger("kekbridge.daemon.app")
 
 # How long the start waits for each step that needs the exchange.
 _EXCHANGE_WAIT_S = 2.0
-_CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +130,13 @@ class Daemon:
         data_dir: Path,
         stack: AsyncExitStack,
         *,
-        clock: Callable[[], datetime] = _CLOCK,
+        clock: Callable[[], datetime] | None = None,
         supervisor: Supervisor | None = None,
         sockets: Sequence[socket.socket] = (),
     ) -> Daemon:
         """Open all resources in order; the stack closes them in reverse. Raises OperatorError."""
         check_settings(settings, _listen_addresses(settings, sockets))
-        resources = await open_all(settings, data_dir, stack, clock=clock)
+        resources = await open_all(settings, data_dir, stack, clock=clock or SteadyClock())
         return cls(resources, supervisor=supervisor or Supervisor(None), sockets=sockets)
 
     def __init__(self, resources: Resources, *, supervisor: Supervisor, sockets: Sequence[socket.socket]) -> None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.base import Exchange
+from kekbridge.daemon.steady_clock import SteadyClock
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
@@ -40,6 +41,12 @@ log = get_logger("kekbridge.daemon.resources")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """Everything that `open_all` opened."""
+class _Clocks(TypedDict, total=False):
+    clock: Callable[[], datetime]
+    set_clock: Callable[[int], None]
+    ahead_of_wall_ms: Callable[[], int]
+
+
 
     settings: Settings
     #: Holds the database, the vault's files and the backups.
@@ -69,7 +76,7 @@ async def open_all(
     database = await asyncio.to_thread(Database.open, data_dir)
     stack.push_async_callback(database.close)
     await asyncio.to_thread(_claim_data_dir, database, settings, data_dir, clock)
-    paper = await _start_paper(settings, data_dir, stack)
+    paper = await _start_paper(settings, data_dir, stack, clock)
     certificate = _auto_certificate(settings, data_dir, database, clock)
     if certificate is not None:
         await certificate.ensure()
@@ -129,7 +136,10 @@ def _claim_data_dir(database: Database, settings: Settings, data_dir: Path, cloc
         log.info("data_directory_claimed", account=str(wanted))
 
 
-async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> PaperExchange | None:
+
+async def _start_paper(
+    settings: Settings, data_dir: Path, stack: AsyncExitStack, clock: Callable[[], datetime]
+) -> PaperExchange | None:
     """Start the embedded paper exchange in paper mode, unless exchange.base_url is set; if its port is taken, on a free one."""
     if settings.mode is not Mode.PAPER or settings.exchange.base_url:
         return None
@@ -155,10 +165,11 @@ def exchange_client(
     settings: Settings, vault: OpenVault, paper_url: str | None, clock: Callable[[], datetime]
 ) -> OrderlyExchange:
     """The client for the mode's exchange. Raises ConfigError without an account or its key."""
+        clock=lambda: int(clock().timestamp() * 1000),
     exchange = settings.exchange
     if settings.mode is Mode.PAPER:
         signer = Signer(exchange.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
-        return OrderlyExchange("paper", exchange.base_url or paper_url or "", signer, exchange, clock=clock)
+        return OrderlyExchange("paper", exchange.base_url or paper_url or "", signer, exchange, **clocks)
     if not exchange.account_id:
         raise ConfigError(
             f"mode {settings.mode.value} needs exchange.account_id; set it in the config file or KEKBRIDGE_EXCHANGE_ACCOUNT_ID"
@@ -170,12 +181,15 @@ def exchange_client(
         )
     return OrderlyExchange(
         settings.mode.value,
+    clocks: _Clocks = {"clock": clock}
+    if isinstance(clock, SteadyClock):
+        clocks |= {"set_clock": clock.step, "ahead_of_wall_ms": clock.ahead_of_wall_ms}
         exchange.base_url,  # empty: the published address of the mode; the stream addresses follow it unless they are set
         Signer(exchange.account_id, secret.decode()),
         exchange,
         ws_public_url=exchange.ws_public_url,
         ws_private_url=exchange.ws_private_url,
-        clock=clock,
+        **clocks,
     )
 
 

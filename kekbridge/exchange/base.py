@@ -95,7 +95,7 @@ class Health(Struct, frozen=True, kw_only=True):
     is_maintenance: bool
     #: The private stream is logged in and subscribed.
     stream_is_live: bool
-    #: Exchange clock minus ours in ms; None before the first answer.
+    #: Exchange clock minus this machine's in ms; None before the first answer.
     clock_offset_ms: int | None
     #: When the exchange last confirmed the account's state (UTC); None before the first time.
     last_heard_at: datetime | None

@@ -72,7 +72,7 @@ class Jobs:
         self._database = database
         self._clock = clock
         self._discrepancies = Discrepancies(database, exchange, clock, lambda: tracker.fills_are_known)
-        self._runner = JobRunner(database)
+        self._runner = JobRunner(database, clock)
         self._conditions = conditions
         self._add_watches(data_dir, certificate_file)
         self._add_daily(data_dir)

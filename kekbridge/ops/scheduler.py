@@ -1,6 +1,9 @@
 """Job runner: run each job on schedule, one run at a time, and record every run. A failing or hanging job stops no other.
 
 APScheduler keeps the time; daily jobs missed while no daemon ran are run at the next start. Knows no job by name.
+
+APScheduler compares wall-clock times, so a clock that is set back by an hour would stop every job for an hour: `_follow_clock` compares
+the wall clock with the loop's monotonic one and moves the next runs along.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Final
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
 
 from kekbridge.errors import KekbridgeError, NotFound, StoreUnavailable
 from kekbridge.log import get_logger
@@ -27,6 +31,27 @@ _DAY: Final = timedelta(days=1)
 _RETRY_DAILY: Final = timedelta(hours=1)
 _RARE_S: Final = 3600.0
 _CATCH_UP: Final = "catch up"
+# How often the wall clock is compared with the loop's, and from which difference on it was set (less is slewing).
+_FOLLOW_EVERY_S: Final = 5.0
+_CLOCK_SET_S: Final = 1.0
+
+
+def _wall_time() -> datetime:
+    """The machine's time, by which APScheduler runs."""
+    return datetime.now(UTC)
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no type hints
+    """An interval that leaves out runs that were missed: IntervalTrigger would list each, for seconds after a clock set by months."""
+
+    def __init__(self, interval: timedelta) -> None:
+        self._interval = interval
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """The first time after `now` that is whole intervals after the previous run."""
+        if previous_fire_time is None:
+            return now + self._interval
+        return previous_fire_time + (max((now - previous_fire_time) // self._interval, 0) + 1) * self._interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +81,12 @@ class Job:
 class JobRunner:
     """Runs jobs on schedule. Jobs may be added before and after `start`, which needs a running loop."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime] = _wall_time) -> None:
+        """`clock`: the time that records get."""
         self._database = database
+        self._clock = clock
+        self._wall_ahead_s = 0.0  # of the loop's clock, when last compared
+        self._following: asyncio.TimerHandle | None = None
         self._jobs: dict[str, Job] = {}
         self._running: dict[str, asyncio.Lock] = {}
         self._caught_up: set[str] = set()
@@ -74,18 +103,21 @@ class JobRunner:
         async def run() -> None:
             await self._run(job)
 
-        first = {"next_run_time": datetime.now(UTC)} if job.at_once else {}  # else the first run is one interval away
+        first = {"next_run_time": _wall_time()} if job.at_once else {}  # else the first run is one interval away
         if job.daily_at:
             hour, minute = job.daily_at.split(":")
             self._scheduler.add_job(
                 run, "cron", hour=int(hour), minute=int(minute), id=job.name, name=job.name, **first
             )
         else:
-            self._scheduler.add_job(run, "interval", seconds=job.every_s, id=job.name, name=job.name, **first)
+            trigger = _Every(timedelta(seconds=job.every_s))
+            self._scheduler.add_job(run, trigger, id=job.name, name=job.name, **first)
         self._jobs[job.name] = job
 
     def start(self) -> None:
         """Start the schedule and run missed daily jobs."""
+        self._wall_ahead_s = _wall_time().timestamp() - asyncio.get_running_loop().time()
+        self._follow_later()
         self._scheduler.start()
         self.plan()
 
@@ -94,7 +126,7 @@ class JobRunner:
         # A new name when there are more jobs: APScheduler skips a job that is still running, and their schedule would not be stored.
         name = f"{_CATCH_UP} {len(self._jobs)} jobs"
         self._scheduler.add_job(
-            self._catch_up, "date", run_date=datetime.now(UTC), id=name, name=name, replace_existing=True
+            self._catch_up, "date", run_date=_wall_time(), id=name, name=name, replace_existing=True
         )
 
     async def run_now(self, name: str) -> None:
@@ -108,8 +140,35 @@ class JobRunner:
 
     def stop(self) -> None:
         """Cancel running jobs; each is safe to cancel anywhere."""
+        if self._following is not None:
+            self._following.cancel()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+
+    def _follow_later(self) -> None:
+        self._following = asyncio.get_running_loop().call_later(_FOLLOW_EVERY_S, self._follow_clock)
+
+    def _follow_clock(self) -> None:
+        """Move the next runs along with a wall clock that was set back. One that was set forward only makes jobs due at once."""
+        self._follow_later()
+        ahead_s = _wall_time().timestamp() - asyncio.get_running_loop().time()
+        set_by_s, self._wall_ahead_s = ahead_s - self._wall_ahead_s, ahead_s
+        if set_by_s > _CLOCK_SET_S:
+            self._scheduler.wakeup()
+        if set_by_s > -_CLOCK_SET_S:
+            return
+        log.warning("clock_set_back", seconds=round(-set_by_s, 1))
+        for scheduled in self._scheduler.get_jobs():
+            due_at = scheduled.next_run_time
+            if due_at is not None:
+                scheduled.modify(next_run_time=self._moved(scheduled, due_at, timedelta(seconds=set_by_s)))
+
+    def _moved(self, scheduled: Any, due_at: datetime, set_by: timedelta) -> datetime:
+        """The next run after the clock was set: as far away as before, and for a daily job at its time of day if that comes first."""
+        job = self._jobs.get(scheduled.id)
+        if job is None or not job.daily_at:
+            return due_at + set_by
+        return min(due_at, job.last_due(_wall_time()) + _DAY)
 
     async def _run(self, job: Job) -> None:
         """Run a job once and record the run, after a run of it that is under way. No exception of a job goes beyond this."""
@@ -134,7 +193,7 @@ class JobRunner:
         await self._record(job, error, round((asyncio.get_running_loop().time() - began) * 1000))
 
     async def _record(self, job: Job, error: str | None, took_ms: int) -> None:
-        now = datetime.now(UTC)
+        now = self._clock()
         if error is not None and job.daily_at:
             self._advance(job, now + _RETRY_DAILY)
         is_rare = bool(job.daily_at) or job.every_s >= _RARE_S
@@ -153,7 +212,7 @@ class JobRunner:
 
     async def _catch_up(self) -> None:
         """Run daily jobs that were due while no daemon ran or whose last run failed, then store the schedule."""
-        now = datetime.now(UTC)
+        now = self._clock()
         try:
             known = {run.name: run for run in await self._database.read(job_runs.list_runs)}
             for name in self._jobs.keys() - self._caught_up:  # each is caught up once
@@ -170,12 +229,12 @@ class JobRunner:
         """Move a job's next run forward to `moment` if it is later."""
         due = self._next_at(job.name)
         if due is not None and due > moment:
-            self._scheduler.modify_job(job.name, next_run_time=moment)
+            self._scheduler.modify_job(job.name, next_run_time=moment - (self._clock() - _wall_time()))
 
     def _next_at(self, name: str) -> datetime | None:
         job: Any = self._scheduler.get_job(name)
         found = getattr(job, "next_run_time", None)
-        return found if isinstance(found, datetime) else None
+        return found + (self._clock() - _wall_time()) if isinstance(found, datetime) else None
 
 
 def _is_overdue(job: Job, known: JobRun | None, now: datetime) -> bool:

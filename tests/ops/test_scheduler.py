@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,73 @@ async def test_jobs_added_during_the_first_planning_are_planned_too(database: Da
     runner.add(Job(name="late", run=Work(), every_s=3600))
     runner.plan()
     await until(lambda: set(runs(database)) == {"early", "late"})
+
+
+class Wall:
+    """The machine's clock, for the runner and for APScheduler, as a test sets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = timedelta(0)
+        wall = self
+
+        class Datetime(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                return datetime.now(tz) + wall.ahead
+
+        monkeypatch.setattr("apscheduler.schedulers.base.datetime", Datetime)
+        monkeypatch.setattr("kekbridge.ops.scheduler._wall_time", lambda: datetime.now(UTC) + wall.ahead)
+        monkeypatch.setattr("kekbridge.ops.scheduler._FOLLOW_EVERY_S", 0.02)
+
+
+async def test_a_clock_that_is_set_delays_no_job(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set back by an hour, no job ran for 55 minutes; set forward by a year, every missed run was listed."""
+    wall, runner, work = Wall(monkeypatch), JobRunner(database), Work()
+    runner.add(Job(name="steady", run=work, every_s=0.05))
+    runner.start()
+    try:
+        for moved in (timedelta(hours=-1), timedelta(days=365), timedelta(days=-1)):
+            await until(lambda: work.runs >= 1)
+            wall.ahead += moved
+            work.runs = 0
+            await until(lambda: work.runs >= 3)
+    finally:
+        runner.stop()
+
+
+async def test_a_daily_job_follows_a_clock_that_is_set_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that was days ahead at the start does not put the job off by days, and a run that is due comes at its time of day."""
+    wall, runner, work = Wall(monkeypatch), JobRunner(database), Work()
+    wall.ahead = timedelta(days=10)
+    soon = datetime.now(UTC) + timedelta(hours=2)
+    runner.add(Job(name="daily", run=work, daily_at=f"{soon:%H:%M}"))
+    runner.start()
+    try:
+        await until(lambda: set(runs(database)) == {"daily"})
+        wall.ahead = timedelta(0)
+        await asyncio.sleep(0.1)
+        assert work.runs == 0
+        wall.ahead = timedelta(hours=2)
+        await until(lambda: work.runs == 1)
+    finally:
+        runner.stop()
+
+
+async def test_records_have_the_time_of_the_clock_that_was_given(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's clock is an hour off, which the exchange has proven: `kekbridge jobs` shows true times."""
+    wall = Wall(monkeypatch)
+    wall.ahead = timedelta(hours=-1)
+    runner = JobRunner(database, lambda: datetime.now(UTC))
+    runner.add(Job(name="hourly", run=Work(), every_s=3600))
+    runner.start()
+    try:
+        await until(lambda: set(runs(database)) == {"hourly"})
+        next_at = runs(database)["hourly"].next_at
+        assert next_at is not None
+        assert abs(next_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=5)
+    finally:
+        runner.stop()

@@ -75,9 +75,13 @@ class OrderlyExchange:
         ws_public_url: str = "",
         ws_private_url: str = "",
         clock: Callable[[], datetime] = utc_now,
+        set_clock: Callable[[int], None] | None = None,
+        ahead_of_wall_ms: Callable[[], int] = lambda: 0,
         rate_limiter: RateLimiter | None = None,
         stream_timings: StreamTimings | None = None,
     ) -> None:
+        """`set_clock` sets `clock` forward by so many ms once the exchange's replies have proven it wrong; `ahead_of_wall_ms`: how far
+        `clock` is ahead of the machine's."""
         self._name = name
         self._settings = settings
         self._clock = clock
@@ -86,6 +90,8 @@ class OrderlyExchange:
         )
         self._rate_limiter = rate_limiter or RateLimiter(scaled(settings.rate_factor))
         self._transport = Transport(urls.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
+        self._transport.offset.set_clock = set_clock
+        self._ahead_of_wall_ms = ahead_of_wall_ms
         self._order_line = OrderLine(
             urls.rest,
             signer,
@@ -162,11 +168,12 @@ class OrderlyExchange:
 
     @property
     def health(self) -> Health:
+        offset_ms = self._transport.offset.ms
         return Health(
             is_reachable=self._sync.is_reachable,
             is_maintenance=self._sync.is_maintenance,
             stream_is_live=self.stream_is_live,
-            clock_offset_ms=self._transport.offset.ms,
+            clock_offset_ms=None if offset_ms is None else offset_ms + self._ahead_of_wall_ms(),
             last_heard_at=self._account_state.confirmed_at,
             detail=self._sync.detail,
         )

@@ -107,7 +107,7 @@ class OrdersApi:
         `expires_at`. Cancelling the future withdraws a request that is not written yet.
         """
         future: asyncio.Future[SubmitResult] = asyncio.get_running_loop().create_future()
-        known_offset = self._transport.offset.ms
+        known_offset = self._transport.offset.learned_ms
 
         def on_result(sent: TransportResult, signed_at: datetime | None) -> None:
             try:
@@ -145,7 +145,7 @@ class OrdersApi:
                 return result
 
     def _clock_jumped(self, known_ms: int | None) -> bool:
-        now = self._transport.offset.ms
+        now = self._transport.offset.learned_ms
         return now is not None and abs(now - (known_ms or 0)) > _CLOCK_JUMP_MS
 
     # ------------------------------------------------------------------------------------------------------------ orders

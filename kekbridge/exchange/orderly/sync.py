@@ -204,7 +204,9 @@ class AccountSync:
 
     def _is_due(self, kind: str, interval: timedelta) -> bool:
         last_read_at = self._last_read_at.get(kind)
-        return last_read_at is None or self._clock() - last_read_at >= interval
+        return (
+            last_read_at is None or abs(self._clock() - last_read_at) >= interval
+        )  # also after a clock that was set back
 
     async def _read_positions(self) -> None:
         found = await self._account_api.positions()

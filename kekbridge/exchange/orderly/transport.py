@@ -43,6 +43,8 @@ def wall_clock_ms() -> int:
 
 # Smaller offsets are reported but not applied: half of the smallest receive window that can be set is 250 ms away.
 APPLIED_FROM_MS: Final = 500
+# Our clock is set once so many replies agree: a single one with a bad timestamp must not make every alert too old.
+_PROOFS: Final = 2
 
 
 @dataclass(slots=True)
@@ -53,9 +55,17 @@ class ClockOffset:
     low: float = float("-inf")
     #: Upper bound, ms.
     high: float = float("inf")
+    #: Sets our clock forward by so many ms; None if it cannot be set, and signatures alone are corrected.
+    set_clock: Callable[[int], None] | None = None
+    #: By how much our clock has been set so far, ms.
+    set_ms: int = 0
+    #: Replies of the exchange in a row that agree on the bounds.
+    agreeing: int = 0
 
-    def observe(self, *, sent_ms: int, received_ms: int, server_ms: int) -> None:
+    def observe(self, *, sent_ms: int, received_ms: int, server_ms: int, is_exchange: bool = True) -> None:
         """Narrow the bounds by one reply: the exchange read its clock between our sending and our receiving.
+
+        `is_exchange` False: the time may be that of a proxy in between, which corrects signatures but never sets our clock.
 
         Bounds that contradict the known ones mean that a clock was set (or drifted): then only the new ones count.
         """
@@ -63,9 +73,25 @@ class ClockOffset:
             return  # our clock was set back in between: no measurement
         low, high = float(server_ms - received_ms), float(server_ms + 1 - sent_ms)
         if low > self.high or high < self.low:
-            self.low, self.high = low, high
+            self.low, self.high, self.agreeing = low, high, 0
         else:
             self.low, self.high = max(low, self.low), min(high, self.high)
+        self.agreeing = self.agreeing + 1 if is_exchange else 0
+        is_wrong = self.low >= APPLIED_FROM_MS or self.high <= -APPLIED_FROM_MS
+        if is_wrong and self.set_clock is not None and self.agreeing >= _PROOFS:
+            self._correct_clock(self.set_clock)
+
+    def _correct_clock(self, set_clock: Callable[[int], None]) -> None:
+        """No true offset within the bounds is small: our clock is wrong, not the network slow."""
+        error = round((self.low + self.high) / 2)
+        self.low, self.high = self.low - error, self.high - error
+        self.set_ms += error
+        set_clock(error)
+
+    @property
+    def learned_ms(self) -> int | None:
+        """The exchange's clock minus ours as it was before it was set; None before the first reply."""
+        return None if self.ms is None else self.ms + self.set_ms
 
     @property
     def ms(self) -> int | None:
@@ -84,7 +110,7 @@ class ClockOffset:
             except (ValueError, TypeError, OverflowError):
                 return
             if abs(server_ms - self.correct(received_ms)) > _DATE_ERROR_MS:
-                self.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms)
+                self.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms, is_exchange=False)
 
     def correct(self, local_ms: int) -> int:
         """The time to sign with: local time, corrected by an offset of at least APPLIED_FROM_MS."""

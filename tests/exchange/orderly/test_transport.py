@@ -265,3 +265,42 @@ def test_a_reply_before_its_request_is_ignored() -> None:
     offset = ClockOffset()
     offset.observe(sent_ms=1_000_000, server_ms=1_000_000, received_ms=400_000)
     assert offset.ms is None
+
+
+def test_a_wrong_clock_is_set_once_the_replies_prove_it() -> None:
+    """A clock an hour behind is set by an hour, and the offset that is left is zero: ages use the exchange's time."""
+    steps: list[int] = []
+    offset = ClockOffset(set_clock=steps.append)
+    offset.observe(sent_ms=1_000_000, server_ms=4_600_010, received_ms=1_000_020)
+    assert steps == []  # one reply may have a bad timestamp
+    offset.observe(sent_ms=1_000_030, server_ms=4_600_040, received_ms=1_000_050)
+    assert [round(step, -2) for step in steps] == [3_600_000]
+    assert offset.ms is not None
+    assert abs(offset.ms) <= 11
+    assert offset.learned_ms is not None
+    assert abs(offset.learned_ms - 3_600_000) <= 11
+    # Requests sent before the clock was set and answered after it prove nothing new.
+    for sent_ms in (1_000_005, 1_000_006):
+        offset.observe(sent_ms=sent_ms, server_ms=4_600_025, received_ms=4_600_030)
+    assert len(steps) == 1
+
+
+def test_a_single_bad_timestamp_does_not_set_the_clock() -> None:
+    """One reply of a proxy's cache, years off, between good ones: no alert becomes too old by it."""
+    steps: list[int] = []
+    offset = ClockOffset(set_clock=steps.append)
+    for sent_ms in (1_000_000, 2_000_000, 3_000_000):
+        offset.observe(sent_ms=sent_ms, server_ms=sent_ms + 10, received_ms=sent_ms + 20)
+        offset.observe(sent_ms=sent_ms + 30, server_ms=40, received_ms=sent_ms + 50)
+    assert steps == []
+
+
+def test_a_slow_network_does_not_set_the_clock() -> None:
+    """A reply after four seconds could have been written at any time in between; a proxy's Date header is no proof either."""
+    steps: list[int] = []
+    offset = ClockOffset(set_clock=steps.append)
+    for sent_ms in (1_000_000, 1_100_000):
+        offset.observe(sent_ms=sent_ms, server_ms=sent_ms + 100, received_ms=sent_ms + 4_000)
+    for sent_ms in (2_000_000, 2_100_000):
+        offset.observe(sent_ms=sent_ms, server_ms=sent_ms + 7_000_000, received_ms=sent_ms + 20, is_exchange=False)
+    assert steps == []
