@@ -1,4 +1,4 @@
-"""`kekbridge doctor`: run every check and print each with its fix. Changes nothing."""
+"""`kekbridge doctor`: run every check and print each with its fix. Changes no setting, order or limit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kekbridge.cli.context import CliContext
     from kekbridge.model.check import Check
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -31,16 +32,31 @@ def doctor(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = No
     """
     from kekbridge.cli import render
 
-    checks = _run_checks(ctx, data_dir, config)
+    context, checks = _run_checks(ctx, data_dir, config)
     broken = [check for check in checks if check.level == "broken"]
     if as_json:
         render.as_json({"ok": not broken, "checks": checks})
     else:
         _print(checks)
+    if context is not None:
+        _note_shown(context, checks)
     return 1 if broken else 0
 
 
-def _run_checks(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Check, ...]:
+def _note_shown(context: CliContext, checks: tuple[Check, ...]) -> None:
+    """Orders that the database does not know were listed: `kekbridge resume` works from now on."""
+    from kekbridge.ops.doctor.setup import LOST_ORDERS
+
+    if any(check.name == LOST_ORDERS for check in checks):
+        from kekbridge.cli.control import run_operation
+        from kekbridge.ops.trading_operations import NoteLostOrdersShown
+
+        run_operation(context, NoteLostOrdersShown())
+
+
+def _run_checks(
+    ctx: typer.Context, data_dir: Path | None, config: Path | None
+) -> tuple[CliContext | None, tuple[Check, ...]]:
     from kekbridge.errors import ConfigError, NotFound
     from kekbridge.model.check import Check
     from kekbridge.ops import doctor as bridge_doctor
@@ -48,7 +64,8 @@ def _run_checks(ctx: typer.Context, data_dir: Path | None, config: Path | None) 
     try:
         context = resolve_context(ctx, data_dir, config)
     except ConfigError as error:
-        return (Check("settings", "broken", error.message, "correct it; config.example.toml lists every setting"),)
+        fix = "correct it; config.example.toml lists every setting"
+        return None, (Check("settings", "broken", error.message, fix),)
     settings = context.settings
     try:
         with open_database(context) as database:
@@ -56,7 +73,7 @@ def _run_checks(ctx: typer.Context, data_dir: Path | None, config: Path | None) 
     except (NotFound, ConfigError):
         pass  # no database yet, or a damaged one: the check of the database reports it
     first = Check("settings", "ok", f"{context.config_file or 'defaults and environment'}, mode {settings.mode.value}")
-    return (first, *bridge_doctor.examine(settings, context.data_dir, clock=now, ask=passphrase_prompt()))
+    return context, (first, *bridge_doctor.examine(settings, context.data_dir, clock=now, ask=passphrase_prompt()))
 
 
 def _print(checks: tuple[Check, ...]) -> None:

@@ -134,7 +134,7 @@ class Daemon:
         supervisor: Supervisor | None = None,
         sockets: Sequence[socket.socket] = (),
     ) -> Daemon:
-        """Open all resources in order; the stack closes them in reverse. Raises OperatorError."""
+        """Open all resources in order; the stack closes them in reverse. `clock` None: a steady one. Raises OperatorError."""
         check_settings(settings, _listen_addresses(settings, sockets))
         resources = await open_all(settings, data_dir, stack, clock=clock or SteadyClock())
         return cls(resources, supervisor=supervisor or Supervisor(None), sockets=sockets)
@@ -356,8 +356,10 @@ class Daemon:
 
     def readiness(self) -> Readiness:
         """For /readyz: reconciled with the exchange, and the exchange reachable."""
-        health = self.exchange.health
-        is_ready = self.trading.is_reconciled and health.is_reachable and not health.is_maintenance
+        health, file_problem = self.exchange.health, self.database.file_problem()
+        is_ready = (
+            self.trading.is_reconciled and health.is_reachable and not health.is_maintenance and file_problem is None
+        )
         return Readiness(
             is_ready=is_ready,
             detail={
@@ -368,7 +370,7 @@ class Daemon:
                 "exchangeMaintenance": health.is_maintenance,
                 "streamLive": health.stream_is_live,
                 "entriesHeld": self.trading.dispatcher.entries_are_held,
-                "detail": health.detail,
+                "detail": file_problem or health.detail,
             },
         )
 

@@ -6,7 +6,7 @@ No alert waits for any of them, so the daemon imports and starts them after its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kekbridge.admin.lazy_server import AdminListener, LazyAdminServer
@@ -84,7 +84,9 @@ class OperatorServices:
             backup_key=resources.sealer.backup_key,
             conditions=conditions,
             admin_pages=self._admin_pages,
+            notify_now=self._notify_now,
         )
+        self._notifier: Notifier | None = None
         self._channels_changed = asyncio.Event()
 
     def _build_admin_server(self) -> LazyAdminServer:
@@ -165,12 +167,16 @@ class OperatorServices:
         """Send notifications to the channels that the vault names, if any; begin again with others when they change."""
         while True:
             self._channels_changed.clear()
-            notifier = await self._build_notifier()
+            notifier = self._notifier = await self._build_notifier()
             async with asyncio.TaskGroup() as group:
                 delivery = None if notifier is None else group.create_task(notifier.run())
                 await self._channels_changed.wait()
                 if delivery is not None:
                     delivery.cancel()
+
+    async def _notify_now(self, kind: str, facts: Mapping[str, object]) -> None:
+        if self._notifier is not None:
+            await self._notifier.send_now(kind, facts)
 
     async def _build_notifier(self) -> Notifier | None:
         resources, notify = self._resources, self._resources.settings.notify

@@ -7,6 +7,8 @@ What only some bridges need (the paper exchange, an automatic certificate) is im
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -17,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from kekbridge.config import Settings
+from kekbridge.daemon.steady_clock import SteadyClock
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.base import Exchange
-from kekbridge.daemon.steady_clock import SteadyClock
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
@@ -27,6 +29,7 @@ from kekbridge.model import Mode
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.account_identity import AccountIdentity, remember, remembered, require_same
 from kekbridge.store.database import Database
+from kekbridge.store.files import MARKER
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
 from kekbridge.webhooks import registry
@@ -38,15 +41,15 @@ if TYPE_CHECKING:
 log = get_logger("kekbridge.daemon.resources")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """Everything that `open_all` opened."""
 class _Clocks(TypedDict, total=False):
     clock: Callable[[], datetime]
     set_clock: Callable[[int], None]
     ahead_of_wall_ms: Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Everything that `open_all` opened."""
 
     settings: Settings
     #: Holds the database, the vault's files and the backups.
@@ -134,7 +137,18 @@ def _claim_data_dir(database: Database, settings: Settings, data_dir: Path, cloc
         with database.transaction() as connection:
             remember(connection, wanted, now=clock())
         log.info("data_directory_claimed", account=str(wanted))
+    if not (data_dir / MARKER).exists():
+        _write_marker(data_dir / MARKER, wanted)
 
+
+def _write_marker(path: Path, account: AccountIdentity) -> None:
+    """Say beside the database that there is one, and whose. Raises ConfigError."""
+    text = json.dumps({"mode": account.mode.value, "accountId": account.account_id}) + "\n"
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
 async def _start_paper(
@@ -151,6 +165,7 @@ async def _start_paper(
         settings=PaperSettings(
             prices=settings.paper.prices, balance=settings.paper.balance, rate_limits=settings.paper.rate_limits
         ),
+        clock=lambda: int(clock().timestamp() * 1000),
     )
     try:
         await paper.start(port=settings.paper.port)
@@ -165,8 +180,10 @@ def exchange_client(
     settings: Settings, vault: OpenVault, paper_url: str | None, clock: Callable[[], datetime]
 ) -> OrderlyExchange:
     """The client for the mode's exchange. Raises ConfigError without an account or its key."""
-        clock=lambda: int(clock().timestamp() * 1000),
     exchange = settings.exchange
+    clocks: _Clocks = {"clock": clock}
+    if isinstance(clock, SteadyClock):
+        clocks |= {"set_clock": clock.step, "ahead_of_wall_ms": clock.ahead_of_wall_ms}
     if settings.mode is Mode.PAPER:
         signer = Signer(exchange.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
         return OrderlyExchange("paper", exchange.base_url or paper_url or "", signer, exchange, **clocks)
@@ -181,9 +198,6 @@ def exchange_client(
         )
     return OrderlyExchange(
         settings.mode.value,
-    clocks: _Clocks = {"clock": clock}
-    if isinstance(clock, SteadyClock):
-        clocks |= {"set_clock": clock.step, "ahead_of_wall_ms": clock.ahead_of_wall_ms}
         exchange.base_url,  # empty: the published address of the mode; the stream addresses follow it unless they are set
         Signer(exchange.account_id, secret.decode()),
         exchange,

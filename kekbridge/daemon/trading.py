@@ -17,6 +17,7 @@ from kekbridge.execution.book import Book
 from kekbridge.execution.canceller import OrderCanceller
 from kekbridge.execution.dispatcher import OrderDispatcher
 from kekbridge.execution.exit_watch import ExitWatch
+from kekbridge.execution.history_check import HistoryCheck
 from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.execution.load_book import load_book, load_recent, load_webhook
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
@@ -63,6 +64,7 @@ class TradingServices:
             order_settled=lambda: self.dispatcher.wake(),
         )
         self.reconciler = Reconciler(book=book, exchange=exchange, tracker=self.tracker, settings=settings, clock=clock)
+        self._history = HistoryCheck(book=book, database=database, exchange=exchange, clock=clock)
         self.canceller = OrderCanceller(
             database=database, exchange=exchange, book=book, tracker=self.tracker, clock=clock
         )
@@ -168,6 +170,7 @@ class TradingServices:
         """Reconcile, then send orders until stopped."""
         while not self.dispatcher.is_stopping:
             try:
+                await self._history.run()
                 await self.reconciler.reconcile_at_start()
                 break
             except* KekbridgeError as errors:

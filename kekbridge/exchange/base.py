@@ -264,6 +264,9 @@ class Exchange(Protocol):
     async def open_orders(self) -> tuple[OrderStatusReport, ...]:
         """Every open order of the account, including those placed elsewhere."""
 
+    async def orders_since(self, since: datetime) -> tuple[OrderStatusReport, ...]:
+        """Every order of the account made since a time, open or not, including those placed elsewhere."""
+
     async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderStatusReport, ...]:
         """The stop losses of a symbol that are active and untriggered, on one closing side or on both. Quantity 0 = whole position."""
 

@@ -25,7 +25,6 @@ from kekbridge.model import (
     Position,
     Purpose,
     Side,
-    client_order_id_of,
 )
 
 _PAUSE_S = 0.5
@@ -108,7 +107,7 @@ async def _close(
     identifier = str(ULID.from_datetime(now))
     price = snapshot.mark_price(position.symbol) or position.mark_price or position.average_open_price
     order = Order(
-        client_order_id=client_order_id_of(identifier, min(round_number, 99)),
+        client_order_id=f"kf-{identifier}",  # not `kb-`: the store has no row of it (history_check.py)
         alert_id=identifier,
         webhook_id="operator",
         leg=min(round_number, 99),

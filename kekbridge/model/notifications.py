@@ -86,6 +86,14 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     # ----------------------------------------------------------------------------------------------------------- account
     "trading_state": _other("warning", "trading is {state} ({scope}), by {by}: {reason}", "until"),
     "reconciliation_difference": _other("warning", "the exchange's records differ from kekbridge's: {detail}", "symbol"),
+    "history_incomplete": _other(
+        "failure",
+        "{count} orders at the exchange are missing in the database (an older backup, or lost files), the newest is {newest}: entries are"
+        " refused; run `kekbridge doctor`, then `kekbridge resume`",
+    ),
+    "account_adopted": _other(
+        "warning", "first start on this directory; the account holds already: positions {positions}; open orders {orders}"
+    ),
     "position_drift": _other("warning", "webhook {webhook}: {symbol}: {detail}"),
     "position_in_step": _other("info", "webhook {webhook}: {symbol}: account and strategy agree again"),
     "daily_summary": _other(
@@ -120,6 +128,12 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "certificate_renewed": _other("info", "the certificate of {domain} was renewed, valid until {valid_until}"),
     "certificate_not_renewed": _other("warning", "the certificate of {domain} could not be renewed, {days_left} days left: {reason}"),
     "disk_low": _other("failure", "{free} left on the disk of {place}: once it is full, every alert is answered 503"),
+    "database_lost": _other(
+        "failure",
+        "{detail} while the bridge runs: nothing is traded and alerts are answered 503; stop the bridge, then put the files back or restore"
+        " a backup",
+    ),
+    "database_found": _other("info", "the database's files are back"),
     "disk_enough": _other("info", "the disk of {place} has {free} free again"),
     "admin_port_taken": _other("failure", "the web pages are off: port {port} is in use by {owner}; free it or set admin.port"),
     "admin_port_free": _other("info", "the web pages are on again: {url}"),

@@ -25,13 +25,22 @@ from kekbridge.ops.discrepancies import Discrepancies
 from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.ops.expiry import ExpiryWatch
 from kekbridge.ops.scheduler import Job, JobRunner
-from kekbridge.ops.watches import AdminPages, ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
+from kekbridge.ops.watches import (
+    AdminPages,
+    ConnectionWatch,
+    DatabaseWatch,
+    DiskWatch,
+    ExpectedAlerts,
+    NotifyNow,
+    UnprotectedPositions,
+)
 from kekbridge.store.database import Database
 from kekbridge.vault import BackupKey
 
 log = get_logger("kekbridge.ops.jobs")
 
 _CONNECTION_EVERY_S: Final = 10.0
+_DATABASE_EVERY_S: Final = 5.0
 _CHECK_EVERY_S: Final = 30.0
 _DISK_EVERY_S: Final = 60.0
 _EXPIRY_EVERY_S: Final = 3600.0
@@ -59,8 +68,13 @@ class Jobs:
         backup_key: BackupKey,
         conditions: Conditions,
         admin_pages: AdminPages | None,
+        notify_now: NotifyNow,
     ) -> None:
-        """`admin_pages`: None if there are no web pages. `certificate_file`: the certificate the listener serves; empty for plain HTTP."""
+        """`admin_pages`: None if there are no web pages. `certificate_file`: the certificate the listener serves; empty for plain HTTP.
+
+        `notify_now` sends past the journal.
+        """
+        self._notify_now = notify_now
         self._backup_key = backup_key
         self._settings = settings
         self._exchange = exchange
@@ -88,6 +102,7 @@ class Jobs:
             clock_tolerance_s=settings.queue.clock_tolerance_s,
             seconds=time.monotonic,
         )
+        database = DatabaseWatch(self._database.file_problem, self._notify_now)
         expected = ExpectedAlerts(self._database, conditions, self._clock)
         places = (data_dir, directory_of(settings.backup, data_dir))
         disk = DiskWatch(conditions, places, least_mb=settings.store.warn_free_mb)
@@ -103,6 +118,7 @@ class Jobs:
         for job in (
             Job(name="connection", run=connection.run, every_s=watch_s),
             Job(name="heartbeat", run=expected.run, every_s=_CHECK_EVERY_S),
+            Job(name="database", run=database.run, every_s=_DATABASE_EVERY_S),
             Job(name="disk", run=disk.run, every_s=_DISK_EVERY_S, at_once=True),
             Job(name="expiry", run=expiry.run, every_s=_EXPIRY_EVERY_S, at_once=True),
             Job(name="limits", run=self._end_expired_limits, every_s=_CHECK_EVERY_S, at_once=True),

@@ -106,6 +106,14 @@ class Notifier:
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def send_now(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Deliver one event past the journal, once and without a retry: for when the store cannot be used."""
+        line = render_notification(kind, {**facts, "at": self._clock()}, self._templates)
+        if line is None or kind in self._mute or SEVERITIES.index(line[0]) < self._least:
+            return
+        for channel in self._channels:
+            await self._send(channel, f"kekbridge: {line[0]}", line[1], line[0])
+
     async def _serve(self, channel: Channel) -> None:
         failures = 0
         while True:

@@ -20,6 +20,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     trading.ExitsOnly,
     trading.Resume,
     trading.ListHeldExits,
+    trading.NoteLostOrdersShown,
     trading.Flatten,
     trading.ShowState,
     trading.ListLockouts,

@@ -16,7 +16,7 @@ from kekbridge.ingress.lockout import read_address
 from kekbridge.log import get_logger
 from kekbridge.model import Order, Position, TradingState
 from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
-from kekbridge.store import codec, equity, job_runs, orders, projector, settings, webhooks
+from kekbridge.store import codec, equity, job_runs, lost_orders, orders, projector, settings, webhooks
 from kekbridge.store.facts import OrderFact, order_entry
 
 log = get_logger("kekbridge.ops.operations")
@@ -76,6 +76,8 @@ class Resume(Operation, frozen=True, kw_only=True):
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         database, now = context.database, context.clock()
+        if self.webhook is None:
+            await database.write(lost_orders.accept, now=now)
         peak = await database.write(equity.reset_peak, by=self.by, now=now) if self.reset_peak else None
         scope = settings.ACCOUNT
         if self.webhook is not None:
@@ -163,6 +165,16 @@ def _resume(connection: sqlite3.Connection, scope: str, *, reason: str, by: str,
         settings.resume_all(connection, reason=reason, by=by, now=now)
     else:
         settings.set_trading_state(connection, TradingState.RUNNING, reason=reason, by=by, now=now, scope=scope)
+
+
+class NoteLostOrdersShown(Operation, frozen=True, kw_only=True):
+    """Record that `kekbridge doctor` has listed the orders that the database does not know, so that trading may be resumed."""
+
+    operation: ClassVar[str] = "lost-orders-shown"
+    writes: ClassVar[bool] = True
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        return {"shown": await context.database.write(lost_orders.mark_shown, now=context.clock())}
 
 
 async def _restrict(context: OperatorContext, state: TradingState, reason: str, by: str) -> settings.TradingControl:

@@ -1,4 +1,4 @@
-"""Periodic checks that publish conditions: exchange connection and clock, free disk space, missing alerts, positions without a stop.
+"""Periodic checks that publish conditions: exchange connection and clock, disk space, database files, missing alerts, stops.
 
 Each class is one job (jobs.py). Conditions keep what was already published, so that each change is sent once.
 """
@@ -18,11 +18,14 @@ from typing import Final
 from kekbridge.connections.port_owner import port_owner
 from kekbridge.exchange.base import Health
 from kekbridge.formatting import duration
+from kekbridge.log import get_logger
 from kekbridge.model import ZERO, AccountSnapshot, Side, Webhook
 from kekbridge.model.orders import OrderStatusReport
 from kekbridge.ops.conditions import Conditions
 from kekbridge.store import codec, webhooks
 from kekbridge.store.database import Database
+
+log = get_logger("kekbridge.ops.watches")
 
 #: How long before its end an alert at TradingView counts as expiring.
 ENDS_SOON: Final = timedelta(days=7)
@@ -36,6 +39,8 @@ _GRACE: Final = timedelta(minutes=5)
 
 #: Returns the live stops of a symbol that close with the given side.
 FetchStops = Callable[[str, Side], Awaitable[Sequence[OrderStatusReport]]]
+#: Sends a notification past the journal: its event kind and figures.
+NotifyNow = Callable[[str, Mapping[str, object]], Awaitable[None]]
 
 
 class ConnectionWatch:
@@ -144,6 +149,28 @@ class DiskWatch:
             data = {"free": _size(free), "place": str(place)}
             await self._conditions.update(name, "disk_low" if is_low else None, over="disk_enough", data=data)
         await self._conditions.keep_only("disk:", {f"disk:{place}" for place in self._places})
+
+
+class DatabaseWatch:
+    """Job, every few seconds: are the database's files still those that the bridge has open.
+
+    While they are not, no write succeeds: alerts are answered 503 and nothing is traded. The notification cannot go through the journal.
+    """
+
+    def __init__(self, problem: Callable[[], str | None], notify: NotifyNow) -> None:
+        self._problem = problem
+        self._notify = notify
+        self._known: str | None = None
+
+    async def run(self) -> None:
+        problem, known = self._problem(), self._known
+        self._known = problem
+        if problem is not None and known is None:
+            log.error("database_lost", detail=problem)
+            await self._notify("database_lost", {"detail": problem})
+        elif problem is None and known is not None:
+            log.warning("database_found", detail=known)
+            await self._notify("database_found", {})
 
 
 def _size(free: int) -> str:

@@ -54,7 +54,7 @@ def remember(connection: sqlite3.Connection, account: AccountIdentity, *, now: d
 
 
 def require_same(known: AccountIdentity | None, wanted: AccountIdentity, directory: object) -> None:
-    """Raises ConfigError (one line: found, expected, what to do) if the directory belongs to another account or mode than the wanted one."""
+    """Raises ConfigError (found, expected, what to do) if the directory belongs to another account or mode."""
     if known is None or known.is_same(wanted):
         return
     since = f" since {known.since:%Y-%m-%d}" if known.since else ""

@@ -15,6 +15,7 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
 from kekbridge.store.codec import exact_sum
+from kekbridge.store.files import MARKER
 from kekbridge.store.migrations import MIGRATIONS, Step
 from kekbridge.store.transaction import Connection
 
@@ -71,6 +72,7 @@ def prepare_file(path: Path, *, create: bool) -> None:
                 "not_found",
                 f"there is no kekbridge data in {path.parent}; run `kekbridge serve` once, or name the right --data-dir",
             )
+        _refuse_lost_database(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             # Created before SQLite opens it: SQLite would create it 0644, and gives its -wal and -shm files the mode of this one.
@@ -80,6 +82,18 @@ def prepare_file(path: Path, *, create: bool) -> None:
     except OSError as error:
         fix = "use sudo, or another --data-dir" if isinstance(error, PermissionError) else "use another --data-dir"
         raise ConfigError(f"data directory {path.parent} cannot be used: {error.strerror}; {fix}") from None
+
+
+def _refuse_lost_database(path: Path) -> None:
+    """Raises ConfigError if a daemon has had a database here that is missing or empty now: an empty one would forget trades."""
+    marker = path.parent / MARKER
+    if not marker.exists() or (path.exists() and path.stat().st_size):
+        return
+    state = "is empty" if path.exists() else "is missing"
+    raise ConfigError(
+        f"the database {path} {state}, although a bridge has run on {path.parent}; restore a backup with `kekbridge restore`,"
+        f" or delete {marker} to begin with an empty one"
+    )
 
 
 def _restrict_mode(path: Path) -> None:

@@ -27,6 +27,7 @@ from kekbridge.store.connections import (
     prepare_file,
     store_unavailable,
 )
+from kekbridge.store.files import DatabaseFiles
 from kekbridge.store.journal import Entry
 from kekbridge.store.lock import DaemonLock
 from kekbridge.store.writer import Writer
@@ -48,6 +49,7 @@ class Database:
         self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._loop_reader: sqlite3.Connection | None = None
         self._change_listeners: list[Callable[[frozenset[str]], None]] = []
+        self._files: DatabaseFiles | None = None
 
     @classmethod
     def open(cls, data_dir: Path, *, create: bool = True, migrate: bool = True) -> Self:
@@ -60,6 +62,7 @@ class Database:
         prepare_file(path, create=create)
         initialise(path, migrate=migrate)
         database = cls(path)
+        database._files = DatabaseFiles(path)
         if migrate and DaemonLock.holder(data_dir) in (None, os.getpid()):  # else a daemon is about to project them
             database._project_rest()
         return database
@@ -109,6 +112,13 @@ class Database:
         """Append a row to the journal within 50 ms, or as soon as the disk allows. For facts that the exchange can be asked for again."""
         self._opened_writer().append_soon(entry)
 
+    def file_problem(self) -> str | None:
+        """What happened to the files since they were opened (deleted, replaced, emptied), as a clause; None if they are as they were.
+
+        Any thread; blocks for a few stats. Until it is None again every write raises StoreUnavailable.
+        """
+        return self._files.problem() if self._files is not None else None
+
     def listen_changes(self, callback: Callable[[frozenset[str]], None]) -> None:
         """Call `callback` on the loop with what a job changed of what the daemon holds in memory, before the job's caller goes on."""
         self._change_listeners.append(callback)
@@ -120,7 +130,7 @@ class Database:
     def _opened_writer(self) -> Writer:
         self._require_open()
         if self._writer is None:
-            self._writer = Writer(self.path, self._on_changed)
+            self._writer = Writer(self.path, self._on_changed, self._files)
         return self._writer
 
     async def read(

@@ -21,6 +21,7 @@ from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.store import journal, projector
 from kekbridge.store.connections import WRITER_WAIT_S, connect, is_unavailable, store_unavailable
+from kekbridge.store.files import DatabaseFiles
 from kekbridge.store.journal import Entry
 from kekbridge.store.transaction import Connection
 
@@ -71,6 +72,10 @@ class _Row:
     result: bool | StoreUnavailable = True
 
 
+class FilesLost(sqlite3.OperationalError):
+    """The database's files are not those that were opened."""
+
+
 _Item = _Job | _Row
 _SHUTDOWN: Final = object()
 
@@ -78,9 +83,13 @@ _SHUTDOWN: Final = object()
 class Writer:
     """Commits rows and jobs in order on its own thread and connection; a failing job rolls back only its own changes."""
 
-    def __init__(self, path: Path, on_changed: Callable[[frozenset[str]], None]) -> None:
-        """`on_changed` is called on the loop of a job with what it changed (transaction.py), before the job's future is completed."""
+    def __init__(
+        self, path: Path, on_changed: Callable[[frozenset[str]], None], files: DatabaseFiles | None = None
+    ) -> None:
+        """`files`: nothing is acknowledged once they are not those on the disk. `on_changed` is called on the loop of a job with what it
+        changed (transaction.py), before the job's future is completed."""
         self._path = path
+        self._files = files
         self._on_changed = on_changed
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection: Connection | None = None
@@ -229,6 +238,11 @@ class Writer:
                     self._run_job(connection, item)
             hit("W3")  # written, not committed
             self._commit(connection)
+        except FilesLost as error:
+            # The connection stays open: it is the only way to what these files held, and another would open what lies there now.
+            self._backlog = backlog
+            self._fail(items, error)
+            changed = frozenset[str]()
         except (sqlite3.Error, MemoryError) as error:
             self._backlog = backlog  # what was projected is rolled back, too
             self._drop_connection()
@@ -237,6 +251,7 @@ class Writer:
             changed = frozenset[str]()
         else:
             changed, connection.changed = connection.changed, frozenset()
+            self._fail_if_lost(batch)
         if self._backlog:
             hit("W10")  # committed, not projected and not reported
         self._report(batch, changed)
@@ -273,6 +288,8 @@ class Writer:
 
         Otherwise the second batch would fail after twice the time, when its sender has given up without a 503.
         """
+        self._require_files()
+        is_new = self._connection is None
         if self._connection is None:
             self._connection = connect(self._path)
         connection = self._connection
@@ -289,7 +306,15 @@ class Writer:
         if version != self._data_version or connection.head is None:
             self._data_version = version  # the first transaction, or another process has written
             connection.head = journal.head(connection)
+        if is_new and self._files is not None:
+            self._files.remember_log()
         return connection
+
+    def _require_files(self) -> None:
+        """Raises FilesLost if the files were deleted, replaced or emptied: what is written to them is gone at the next start."""
+        problem = self._files.problem() if self._files is not None else None
+        if problem is not None:
+            raise FilesLost(problem)
 
     def _commit(self, connection: Connection) -> None:
         connection.execute("COMMIT")
@@ -307,6 +332,18 @@ class Writer:
             else:
                 item.result = error
                 self._projected += 1
+
+    def _fail_if_lost(self, batch: Sequence[_Item]) -> None:
+        """Deny what was committed to files that are gone: nobody may be told that it is stored."""
+        problem = self._files.problem() if self._files is not None else None
+        if problem is None:
+            return
+        for item in batch:
+            error = store_unavailable(FilesLost(problem), self._path)
+            if isinstance(item, _Job):
+                item.result, item.error = None, item.error or error
+            elif item.done is not None:
+                item.result = error
 
     def _report(self, batch: Sequence[_Item], changed: frozenset[str]) -> None:
         """Complete futures and call back, with one wake-up per event loop: fifty separate ones would cost more than the commit."""
@@ -345,6 +382,10 @@ class Writer:
             connection = self._begin(())
             self._project_in(connection, most)
             self._commit(connection)
+        except FilesLost as error:
+            self._backlog = backlog
+            log.warning("projection_delayed", error=str(error))
+            time.sleep(_RETRY_S)
         except (sqlite3.Error, MemoryError) as error:
             self._backlog = backlog
             self._drop_connection()
@@ -402,6 +443,8 @@ class Writer:
                 self._connection.close()
             except sqlite3.Error:
                 pass  # already broken
+            if self._files is not None:
+                self._files.forget_log()
             self._connection = None
             self._data_version = None
 

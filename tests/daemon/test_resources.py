@@ -13,7 +13,7 @@ from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.webhooks import registry
 from tests.bridge import running_bridge, running_paper
-from tests.stored import NOW
+from tests.trading import NOW
 
 
 async def test_another_account_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -41,6 +41,26 @@ async def test_a_directory_of_an_earlier_version_adopts_its_account(tmp_path: Pa
                 assert remembered(connection) is not None
         _forget(tmp_path, Mode.LIVE)
         with pytest.raises(ConfigError, match="belongs to mode live"):
+            async with running_bridge(tmp_path, paper_url):
+                pass
+
+
+async def test_deleted_database_files_stop_trading(tmp_path: Path) -> None:
+    """Alerts were answered 200 and lost at the restart: they are answered 503, /readyz says why, and a start needs a decision."""
+    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+        async with running_bridge(tmp_path, paper_url) as bridge:
+            bridge.add_webhook()
+            status, _ = await bridge.send()
+            assert status == 200
+            for file in bridge.data_dir.glob(FILE_NAME + "*"):
+                file.unlink()
+            status, answer = await bridge.send()
+            assert (status, answer["code"]) == (503, "store_unavailable")
+            readiness = bridge.daemon.readiness()
+            assert not readiness.is_ready
+            assert "was deleted or moved" in readiness.detail["detail"]
+            assert len(await bridge.journal("order_accepted")) == 1
+        with pytest.raises(ConfigError, match="is missing, although a bridge has run"):
             async with running_bridge(tmp_path, paper_url):
                 pass
 

@@ -42,6 +42,8 @@ BY_HISTORY = {
     "disk_low",
     "disk_enough",
     "restored",
+    "history_incomplete",
+    "account_adopted",
     "orderly_key_removed",
 }
 # Templates that put the kind in front of the text.
@@ -72,6 +74,7 @@ async def bridge(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Bridge]:
         "exchange__refresh_s": 1.0,
         "risk__require_stop_loss": True,
         "queue__protect_within_s": 3.0,  # the exchange accepts one bracket or stop a second, so a stop may have to wait
+        "exchange__rate_factor": 10.0,  # this exchange has no rate limits, and waiting for permits is not what is tested
         "backup__dir": str(tmp_path / "blocked" / "backups"),
     }
     async with (
@@ -190,6 +193,14 @@ async def attack(bridge: Bridge) -> None:
         await bridge.send(apiKey="wh_test_unknown")
 
 
+async def lose_database(bridge: Bridge) -> None:
+    """The database is moved away under the bridge, and back."""
+    path = bridge.daemon.database.path
+    for source, target in ((path, path.with_name("aside")), (path.with_name("aside"), path)):
+        source.rename(target)
+        await run(bridge, "database")
+
+
 async def test_every_kind_is_sent(bridge: Bridge, receiver: Receiver, tmp_path: Path) -> None:
     """Each kind arrives at a receiver; a condition arrives once, however often it was checked."""
     await trade(bridge, receiver)
@@ -201,6 +212,7 @@ async def test_every_kind_is_sent(bridge: Bridge, receiver: Receiver, tmp_path: 
     await bridge.set_state(TradingState.RUNNING)
     await operations(bridge, tmp_path, receiver)
     await attack(bridge)
+    await lose_database(bridge)
     for kind in sorted(BY_HISTORY):
         data = {"error": "x", "free": "1 MiB"}
         await bridge.daemon.database.write(journal.append, kind, now=bridge.clock(), data=data)

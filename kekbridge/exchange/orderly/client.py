@@ -370,6 +370,10 @@ class OrderlyExchange:
         plain, algos = await asyncio.gather(self.orders_api.orders(), self.orders_api.algos())
         return plain + algos
 
+    async def orders_since(self, since: datetime) -> tuple[OrderStatusReport, ...]:
+        plain, algos = await asyncio.gather(self.orders_api.orders(since), self.orders_api.algos(since=since))
+        return plain + algos
+
     async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderStatusReport, ...]:
         """As in `Exchange`: STOP, TRAILING_STOP and stop-loss legs. A leg of a POSITIONAL_TP_SL has quantity 0: it closes the position."""
         found: list[OrderStatusReport] = []

@@ -155,9 +155,9 @@ class OrdersApi:
         answer = await self.query(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
         return None if isinstance(answer, Missing) else parse_reply(parsing.order_report, answer.data)
 
-    async def orders(self) -> tuple[OrderStatusReport, ...]:
-        """All open plain orders, newest first."""
-        rows = await self._rows(Endpoint.ORDERS_LIST, "/v1/orders?status=INCOMPLETE")
+    async def orders(self, since: datetime | None = None) -> tuple[OrderStatusReport, ...]:
+        """All open plain orders, or all made since a time, newest first."""
+        rows = await self._rows(Endpoint.ORDERS_LIST, f"/v1/orders?{_open_or_since(since)}")
         return tuple(_parse_rows(parsing.order_report, rows))
 
     async def order_trades(self, order_id: str) -> tuple[Fill, ...]:
@@ -187,9 +187,9 @@ class OrdersApi:
         answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
         return None if isinstance(answer, Missing) else parse_reply(parsing.algo_report, answer.data)
 
-    async def algos(self, *, symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
-        """Open algo orders (roots, with their children), of one symbol or all, newest first."""
-        query = _query_string(status="INCOMPLETE", symbol=symbol)
+    async def algos(self, *, symbol: str | None = None, since: datetime | None = None) -> tuple[OrderStatusReport, ...]:
+        """Algo orders (roots, with their children) that are open, or all made since a time, of one symbol or all, newest first."""
+        query = _open_or_since(since) + (f"&symbol={symbol}" if symbol else "")
         rows = await self._rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
         return tuple(_parse_rows(parsing.algo_report, rows))
 
@@ -266,6 +266,10 @@ def _parse_rows(parse: Callable[[Mapping[str, Any]], T], rows: list[Mapping[str,
 
 def _oldest_first(fills: list[Fill]) -> tuple[Fill, ...]:
     return tuple(sorted(fills, key=lambda fill: (fill.executed_at, len(fill.trade_id), fill.trade_id)))
+
+
+def _open_or_since(since: datetime | None) -> str:
+    return "status=INCOMPLETE" if since is None else f"start_t={parsing.milliseconds(since)}"
 
 
 def _query_string(**values: str | None) -> str:

@@ -13,10 +13,12 @@ from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
 from kekbridge.model.check import Check
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from kekbridge.risk.limits import account_limits, tighter
+from kekbridge.store import lost_orders, webhooks
 from kekbridge.store import settings as stored_settings
-from kekbridge.store import webhooks
 from kekbridge.store.account_identity import AccountIdentity, remembered, require_same
 
+#: Name of the check that lists orders which the database does not know.
+LOST_ORDERS: Final = "lost orders"
 # Limits that keep a runaway strategy from emptying an account; each webhook needs one of them.
 _LOSS_LIMITS: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")
 
@@ -31,6 +33,7 @@ def checks(connection: sqlite3.Connection, settings: Settings, now: datetime) ->
         _rate(settings.risk.rates),
         *_trading(connection, found, now),
         *_unknown(connection),
+        *_lost(connection),
     ]
 
 
@@ -126,3 +129,17 @@ def _unknown(connection: sqlite3.Connection) -> Iterable[Check]:
 
 def _names(found: Iterable[Webhook]) -> str:
     return ", ".join(webhook.name for webhook in found)
+
+
+def _lost(connection: sqlite3.Connection) -> Iterable[Check]:
+    """Every order that a start found at the exchange and not in the database."""
+    found = lost_orders.pending(connection)
+    if found is None:
+        return
+    text = f"the exchange has {found.count} orders of this bridge that the database does not know: an older backup, or lost files"
+    fix = (
+        "cancel or close at the exchange what you do not want, then `kekbridge resume`; entries are refused until then"
+    )
+    yield Check(LOST_ORDERS, "broken", text, fix)
+    for order in found.orders:
+        yield Check("lost order", "warning", str(order))
