@@ -93,6 +93,7 @@ async def test_a_result_that_cannot_be_stored_is_stored_later(tmp_path: Path) ->
         running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, exchange__request_timeout_s=10) as bridge,
     ):
+        await bridge.fault("stream_drop")  # it would bring the fill before the response
         await bridge.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=1000, count=1)
         sending = asyncio.ensure_future(bridge.send())
 
@@ -103,7 +104,8 @@ async def test_a_result_that_cannot_be_stored_is_stored_later(tmp_path: Path) ->
         with closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             await until(lambda: bridge.daemon.trading.submitter.in_flight_count == 0)
-            assert not bridge.daemon.trading.book.orders  # filled, and that is not on disk
+            known = {order.status.value for order in bridge.daemon.trading.book.orders.values()}
+            assert known in (set(), {"accepted"})  # or filled already, and neither is on disk
             assert other.execute("SELECT status FROM orders").fetchall() in ([], [("submitting",)])
             await asyncio.sleep(WRITER_WAIT_S + 0.5)
             other.execute("ROLLBACK")
