@@ -29,6 +29,7 @@ BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
 
 _SETTINGS: dict[str, Any] = {
     "server.port": 0,
+    "admin.port": 0,
     "vault.backend": "key_file",
     "log.level": "error",
     "risk.rate_per_minute": 0,

@@ -178,9 +178,13 @@ class Process:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this environment without kekbridge settings, and with bytecode caching on, as in an installation."""
+    """Return this environment without kekbridge settings, and with bytecode caching on, as in an installation.
+
+    The web pages listen on any free port: bridges of several tests run at once.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KEKBRIDGE_")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment["KEKBRIDGE_ADMIN_PORT"] = "0"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
     return environment
 
