@@ -27,12 +27,14 @@ _LOOKS_S = (0, 1, 30, 59, 61, 600, 3599, 3601, 86_399)
 
 
 def table_rows(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row that the projector writes, by table and sorted; a tally of nothing counts as none."""
+    """Every row that the projector writes, by table and sorted; a tally or an hour's results of nothing count as none."""
     found = {
         table: sorted((tuple(map(_value, row)) for row in connection.execute(f"SELECT * FROM {table}")), key=repr)
         for table in projector.TABLES
     }
     found["tallies"] = [row for row in found["tallies"] if row[-1]]
+    # A fill that is written together with its owner leaves no hour without one; written before it, that hour's sums end at zero.
+    found["results"] = [row for row in found["results"] if any(row[2:])]
     states = connection.execute("SELECT * FROM settings WHERE key LIKE 'trading_state:%'")
     return found | {"trading states": sorted(tuple(row) for row in states)}
 

@@ -19,7 +19,7 @@ from tests.waiting import DEADLINE_S
 ORDERS = 25
 WINDOW = 10
 BURST = 12
-KILLS = 4
+KILLS = 2
 SLOW = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": 250}
 
 
