@@ -280,3 +280,96 @@ def test_other_messages_are_refused_or_ignored(case: dict[str, Any]) -> None:
         return
     if case["expect"]["decision"] == "ignore" or case["id"] == LATE:
         assert (planned.intents, planned.ignored_code) == ((), "nothing_to_close")
+
+
+# ------------------------------------------------------------------------------------------------------ protective fields
+
+# A buy of each service that has such a field, and the field's names there.
+_BUYS: dict[str, dict[str, Any]] = {
+    "seed": {"action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.01"},
+    "traderspost": {"ticker": "BTCUSDT.P", "action": "buy", "quantity": "0.01"},
+    "3commas": {
+        "tv_instrument": "BTCUSDT.P",
+        "action": "enter_long",
+        "order": {"amount": "0.01", "currency_type": "base"},
+    },
+    "wundertrading": {
+        "code": "ENTER-LONG_Bybit_BTCUSDT_b_15M_a",
+        "amountPerTradeType": "base",
+        "amountPerTrade": "0.01",
+    },
+    "openalgo": {"symbol": "BTCUSDT.P", "action": "BUY", "pricetype": "MARKET", "quantity": "0.01"},
+    "community": {"ticker": "BTCUSDT.P", "strategy": {"order_action": "buy", "order_contracts": "0.01"}},
+}
+_PROTECTIONS = {
+    "stop": (
+        "stopLoss",
+        "stop_loss",
+        "sl",
+        "stoploss",
+        "StopLoss",
+        "stop-loss",
+        "stop_loss_price",
+        "stopPrice",
+        "stopLos",
+    ),
+    "target": (
+        "takeProfit",
+        "take_profit",
+        "takeProfits",
+        "take_profits",
+        "tp",
+        "tp1",
+        "TakeProfit",
+        "takeprofit_price",
+    ),
+    "trailing": ("trailingStop", "trailing_stop", "trailing", "trail", "trailingstop", "trailing_stop_loss"),
+}
+_LEVELS = ("1%", "64000", "66000", "500", "2", 64_000, 2, "0.02", "1", "-2%", "2 %", "64,000", "abc", "true", True)
+_KEYS = (
+    "percent",
+    "price",
+    "value",
+    "stopPrice",
+    "limitPrice",
+    "trigger_price",
+    "trigger_price_percent",
+    "priceDeviation",
+)
+levels = st.sampled_from(_LEVELS)
+shapes = levels | st.dictionaries(
+    st.sampled_from([*_KEYS, "trailPercent", "trailPrice", "enabled", "type", "steps", "foo"]),
+    levels,
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(
+    profile=st.sampled_from(sorted(_BUYS)),
+    field=st.sampled_from([(kind, name) for kind, names in _PROTECTIONS.items() for name in names]),
+    value=shapes | st.lists(shapes, min_size=1, max_size=2),
+)
+def test_a_protective_field_is_never_dropped(profile: str, field: tuple[str, str], value: object) -> None:
+    """However a stop, take-profit or trailing stop is spelled and shaped: the entry carries it, or there is no entry."""
+    kind, name = field
+    body = json.dumps({**_BUYS[profile], name: value})
+    webhook_settings = WebhookSettings(profile=profile, require_signature=False, require_timestamp=False)
+    try:
+        (step,) = message.interpret(message.read_message(body.encode()), webhook_settings).steps
+        planned = translate(
+            step, settings=webhook_settings, snapshot=snapshot({}, instruments=LISTED, marks=FIXTURE_MARKS)
+        )
+    except RequestRefused:
+        return
+    if any(intent.purpose is Purpose.ENTRY for intent in planned.intents):
+        # A trailing stop is an order of its own; a service may write it as one kind of stop loss.
+        trailing = any(
+            intent.trailing_callback_rate or intent.trailing_callback_value
+            for intent in planned.intents
+            if intent.reduce_only
+        )
+        entries = [intent for intent in planned.intents if intent.purpose is Purpose.ENTRY]
+        stop = all(intent.stop_loss is not None for intent in entries)
+        target = all(intent.take_profits for intent in entries)
+        assert {"stop": stop or trailing, "target": target, "trailing": trailing}[kind], body
