@@ -222,6 +222,12 @@ def _hint(text: str, error: json.JSONDecodeError) -> str:
         if here in "{[":
             return "two messages in one body: send one, or an array [{…},{…}]"
         return "there is text after the end of the message"
+    if here == last == "{":
+        if before.strip() == "{":
+            return "the braces around the message are doubled: write { and } once"
+        return (
+            'a placeholder without quotes, which TradingView did not replace: write it in quotes, such as "{{close}}"'
+        )
     if here == "'":
         return 'single quotes are not JSON: use " quotes'
     if rest.startswith(("//", "/*", "#")):

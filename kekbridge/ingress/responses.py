@@ -73,7 +73,8 @@ def stored_response(admitted: Admission) -> WebhookResponse | None:
         limited = RateLimited("rate_limited", alert.error or "", retry_after_s=admitted.retry_after_s or 1)
         return refusal_response(limited, alert_id=public_id)
     if admitted.kind == "conflict":
-        text = f"alertId {public_id} came before with different content; give every alert its own alertId"
+        named = "the Idempotency-Key" if alert.alert_id is None else f"alertId {public_id}, or its Idempotency-Key,"
+        text = f"{named} came before with different content; give every alert its own"
         return refusal_response(RequestRefused("alert_id_reused", text), alert_id=public_id)
     if admitted.orders:
         return None

@@ -239,7 +239,10 @@ def _unit_hint(value: Decimal, largest: Decimal, otherwise: str) -> str:
 
 
 def _percent_text(share: Decimal) -> str:
-    return f"{format_12dp(ROUND_DOWN_CONTEXT.quantize(share * _PERCENT, _HUNDREDTH))} %"
+    percent = share * _PERCENT
+    if percent < _HUNDREDTH:
+        return f"less than {_HUNDREDTH} %"
+    return f"{format_12dp(ROUND_DOWN_CONTEXT.quantize(percent, _HUNDREDTH))} %"
 
 
 def _entry_prices(prices: Prices) -> tuple[tuple[str, Decimal], ...]:

@@ -146,7 +146,7 @@ def test_an_exit_is_never_blocked_by_protection(profile: str, word: tuple[str, s
         ({"takeProfit": "4"}, '"4%"'),
         ({"takeProfit": "150000"}, "a price, or a percent"),
         ({"takeProfit": ["66000", "4"]}, '"4%"'),
-        ({"trailingStop": "1.5"}, '0 % of the price 65000; write "1.5%" for percent'),
+        ({"trailingStop": "1.5"}, 'less than 0.01 % of the price 65000; write "1.5%" for percent'),
         ({"trailingStop": "30"}, "a distance in price, or a percent"),
         ({"trailingStop": "64000"}, "98.46 %"),
         ({"action": "sell", "stopLoss": "2"}, '"2%"'),
