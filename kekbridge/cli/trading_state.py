@@ -18,6 +18,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kekbridge.cli.context import CliContext
     from kekbridge.ops.operation import Operation
 
 halt = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -103,18 +104,11 @@ def set_running(
     """
     from kekbridge.cli import render
     from kekbridge.cli.control import run_operation
-    from kekbridge.errors import NotFound
-    from kekbridge.ops.trading_operations import BY_HAND, ListHeldExits, Resume
+    from kekbridge.ops.trading_operations import BY_HAND, Resume
 
     context = resolve_context(ctx, data_dir, config)
     if held is None and not as_json and sys.stdin is not None and sys.stdin.isatty():
-        try:
-            waiting = run_operation(context, ListHeldExits(webhook=webhook))
-        except NotFound:
-            waiting = []  # no data yet, or no such webhook: resuming says so
-        if waiting:
-            _list_exits(waiting, "held")
-            held = HeldExits.SEND if typer.confirm("Send them now? No: they end unsent.", err=True) else HeldExits.DROP
+        held = _ask_about_exits(context, webhook)
     held = held or HeldExits.SEND
     control = run_operation(
         context,
@@ -132,6 +126,23 @@ def set_running(
             if peak is None
             else f"equity peak: {peak} USDC"
         )
+
+
+def _ask_about_exits(context: CliContext, webhook: str | None) -> HeldExits | None:
+    """List the exits that the halt has held, and ask what becomes of them; None without any. No answer is the default."""
+    from kekbridge.cli.control import run_operation
+    from kekbridge.errors import NotFound
+    from kekbridge.ops.trading_operations import ListHeldExits
+
+    try:
+        waiting = run_operation(context, ListHeldExits(webhook=webhook))
+    except NotFound:
+        return None  # no data yet, or no such webhook: resuming says so
+    if not waiting:
+        return None
+    _list_exits(waiting, "held")
+    is_yes = typer.confirm("Send them now? With n they are dropped, Ctrl-C stays halted.", default=None, err=True)
+    return HeldExits.SEND if is_yes else HeldExits.DROP
 
 
 def _list_exits(found: list[dict[str, Any]], what: str) -> None:

@@ -27,7 +27,7 @@ def web() -> None:
 @app.command(
     epilog=examples(
         "kekbridge web token             address and token, to sign in",
-        "kekbridge web token --rotate    if somebody else may have seen the token",
+        "kekbridge web token --rotate    if the token may have leaked",
     )
 )
 def token(

@@ -1,7 +1,7 @@
 """The daemon's clock: UTC that does not move with the machine's wall clock and is set right by the exchange's.
 
-The wall clock is read once, at the start; from then on time is counted on a clock that nobody sets. Ages, deadlines, acceptance windows and
-back-off are compared on it, so a wall clock that is set back by an hour neither stops a job nor makes an old alert young.
+The wall clock is read once, at the start; from then on time is counted on a clock that is never set. Ages, deadlines, acceptance windows
+and back-off are compared on it, so a wall clock that is set back by an hour neither stops a job nor makes an old alert young.
 """
 
 from __future__ import annotations

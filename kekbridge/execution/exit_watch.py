@@ -21,7 +21,7 @@ from kekbridge.risk.exposure import went_flat
 
 log = get_logger("kekbridge.execution.exit_watch")
 
-# A waiting exit is worth a message after so long, and again after an hour.
+# An exit that has waited for this time is notified, and again after an hour.
 _STILL_OPEN_AFTER: Final = timedelta(seconds=10)
 _STILL_OPEN_EVERY: Final = timedelta(hours=1)
 # Fills so soon after an order was sent may be older by the exchange's clock.

@@ -175,7 +175,7 @@ def has_succeeded(leg: Order) -> bool:
     """True for an ended leg that has done what the next one waits for.
 
     So has a close that found nothing open, and a market order of which the exchange canceled what it could not fill. A resting order that
-    was canceled has not: whoever canceled it wanted neither it nor what follows.
+    was canceled has not: a cancel applies to what follows, too.
     """
     if leg.code in _NOTHING_LEFT or leg.status is OrderStatus.FILLED:
         return True

@@ -1,6 +1,6 @@
 """The token of the web pages: a file in the data directory that only its owner can read.
 
-The file is the only copy: a daemon that serves the pages compares with what it holds now, whoever replaced it.
+The file is the only copy: a daemon that serves the pages compares with what it holds now.
 """
 
 from __future__ import annotations

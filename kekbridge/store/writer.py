@@ -334,7 +334,7 @@ class Writer:
                 self._projected += 1
 
     def _fail_if_lost(self, batch: Sequence[_Item]) -> None:
-        """Deny what was committed to files that are gone: nobody may be told that it is stored."""
+        """Fail what was committed to files that are gone: it must not be acknowledged."""
         problem = self._files.problem() if self._files is not None else None
         if problem is None:
             return

@@ -38,10 +38,10 @@ async def test_an_exit_outlives_the_age_limit(bridge: Bridge) -> None:
     await until(lambda: _queued(bridge, leaving))
     bridge.clock.offset += timedelta(minutes=5)
 
-    async def is_told() -> bool:
+    async def is_notified() -> bool:
         return "exit_waiting" in await _kinds(bridge)
 
-    await until(is_told)
+    await until(is_notified)
     await bridge.clear_faults()
     await bridge.until_stored(leaving, "filled")
     assert await bridge.positions() == {}
@@ -76,7 +76,7 @@ async def test_a_later_target_of_the_webhook_supersedes_its_exit(bridge: Bridge)
 
 
 async def test_an_exit_never_grows(bridge: Bridge) -> None:
-    """What somebody added to the position while the close waited stays open."""
+    """What was added to the position by hand while the close waited stays open."""
     await bridge.send(quantity="0.02")
     await bridge.fault("rate_limit", **CREATE)
     _, leaving = await bridge.send(action="close", quantity=None)
@@ -98,7 +98,7 @@ async def test_a_close_does_not_wait_for_a_resting_order_with_a_waiting_leg(brid
 
 
 async def test_a_leg_is_not_placed_after_its_resting_leg_was_cancelled_by_hand(bridge: Bridge) -> None:
-    """Whoever cancels the reduce-only part of a reversal wants no new position either."""
+    """A reversal whose reduce-only part was canceled by hand opens no new position."""
     bridge.add_webhook("reversing", reverse=True)
     await bridge.send("reversing", quantity="0.2")
     _, resting = await bridge.send("reversing", action="sell", quantity="0.3", orderType="limit", limitPrice="70000")

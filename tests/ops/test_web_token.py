@@ -19,7 +19,7 @@ def test_the_token_is_created_once(tmp_path: Path) -> None:
 
 
 def test_a_new_token_is_seen_at_once(tmp_path: Path) -> None:
-    """The file decides, whoever replaced it; while it is missing, the last token stays in force."""
+    """The file decides, also when another process replaced it; while it is missing, the last token stays in force."""
     token = WebToken(tmp_path)
     replaced = rotate_token(tmp_path)
     assert token.current() == replaced
