@@ -51,17 +51,18 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
 
 
-_SPELLINGS = MappingProxyType({**{_snake(name): name for name in CANONICAL_FIELDS}, **{n: n for n in CANONICAL_FIELDS}})
+#: Canonical name by every accepted spelling of every field.
+SPELLINGS = MappingProxyType({**{_snake(name): name for name in CANONICAL_FIELDS}, **{n: n for n in CANONICAL_FIELDS}})
 
 #: Every accepted spelling of every field.
-ALL_SPELLINGS = frozenset(_SPELLINGS)
+ALL_SPELLINGS = frozenset(SPELLINGS)
 
 # Canonical name by every spelling of the identity fields; another service's credential field keeps its own name.
 IDENTITY_NAMES = MappingProxyType(
-    {**{n: own for n, own in _SPELLINGS.items() if own in IDENTITY_FIELDS}, **{n: n for n in CREDENTIAL_FIELDS}}
+    {**{n: own for n, own in SPELLINGS.items() if own in IDENTITY_FIELDS}, **{n: n for n in CREDENTIAL_FIELDS}}
 )
 # Every spelling of the fields that change when the same alert is sent again.
-STAMP_NAMES = frozenset({n for n, own in _SPELLINGS.items() if own in ("timestamp", "signature")})
+STAMP_NAMES = frozenset({n for n, own in SPELLINGS.items() if own in ("timestamp", "signature")})
 
 
 def squeeze(name: str) -> str:
@@ -71,4 +72,4 @@ def squeeze(name: str) -> str:
 
 def canonical_name(name: str) -> str:
     """Return `orderType` for `order_type` and `orderType`; an unknown name is returned unchanged (case matters)."""
-    return _SPELLINGS.get(name, name)
+    return SPELLINGS.get(name, name)

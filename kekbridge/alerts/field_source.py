@@ -79,9 +79,12 @@ class FieldSource:
         sent = self._fields.get(name)
         if sent is None:
             return None
+        if isinstance(sent, str):
+            if "{{" in sent or "}}" in sent:
+                refuse_placeholder(name, sent)
+            return sent if sent.strip() else None
         if isinstance(sent, Refused):
             raise sent  # a stop or take-profit that the profile could not map
-        refuse_placeholder(name, sent)
         return None if _is_blank(sent) else sent
 
     def locked(self, name: str) -> str | None:

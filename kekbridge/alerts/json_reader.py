@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from kekbridge.alerts.field_names import canonical_name
+from kekbridge.alerts.field_names import SPELLINGS
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.redaction import clip
 from kekbridge.errors import Unreadable
@@ -124,7 +124,7 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 f"{clip(escape_unprintable(name[:40]), 32)}",
             )
         # order_type beside orderType is as ambiguous as one of them twice.
-        canonical = canonical_name(name)
+        canonical = SPELLINGS.get(name, name)
         if canonical in seen:
             shown = clip(escape_unprintable(name), 40)
             other = clip(escape_unprintable(seen[canonical]), 40)

@@ -348,7 +348,10 @@ def _canonical_text(value: object, *, is_sorted: bool = True) -> str:
         return str(value) if isinstance(value, NumberText) else _quote(value)
     if isinstance(value, dict):
         items = sorted(value.items()) if is_sorted else value.items()
-        parts = [f"{_quote(name)}:{_canonical_text(inner, is_sorted=is_sorted)}" for name, inner in items]
+        parts = [  # most values are texts, written here without a call
+            f"{_quote(name)}:{_quote(inner) if type(inner) is str else _canonical_text(inner, is_sorted=is_sorted)}"
+            for name, inner in items
+        ]
         return f"{{{','.join(parts)}}}"
     if isinstance(value, list):
         return f"[{','.join([_canonical_text(inner, is_sorted=is_sorted) for inner in value])}]"

@@ -16,6 +16,7 @@ from kekbridge.alerts.field_names import (
     CREDENTIAL_FIELDS,
     IDENTITY_FIELDS,
     ORDER_FIELDS,
+    SPELLINGS,
     STEPS_FIELD,
     canonical_name,
     squeeze,
@@ -137,7 +138,7 @@ class Profile:
             if value is not None and mapping.target in ORDER_FIELDS | {"sentiment"}:
                 self._put(found, mapping, value)
         for name, value in step.items():
-            own = canonical_name(name)
+            own = SPELLINGS.get(name, name)
             if own in ORDER_FIELDS and name not in self._foreign_names and value is not None:
                 if own in found:
                     raise _given_twice(own, name)

@@ -96,15 +96,17 @@ class _Redactor:
             if self._budget <= 0:
                 result[_MARK] = "cut"
                 break
-            shown = self._name(name)
+            if len(name) > _MAX_NAME_LENGTH or (self._secret is not None and self._secret in name):
+                shown = clip(escape_unprintable(_hide(name, self._secret)), _MAX_NAME_LENGTH)
+            else:
+                shown = _shown_name(name)
             self._budget -= len(shown) + 4
-            result[shown] = self._named(name, inner)
+            if isinstance(inner, str) and inner and _names_secret(name):
+                self._budget -= 16
+                result[shown] = shorten_secret(inner)
+            else:
+                result[shown] = self._any(inner)
         return result
-
-    def _name(self, name: str) -> str:
-        if len(name) > _MAX_NAME_LENGTH or (self._secret is not None and self._secret in name):
-            return clip(escape_unprintable(_hide(name, self._secret)), _MAX_NAME_LENGTH)
-        return _shown_name(name)
 
     def _text(self, value: str) -> str:
         is_plain = (
@@ -116,12 +118,6 @@ class _Redactor:
         if is_plain:
             return str(value)  # the common case: nothing to hide, escape or cut
         return clip(escape_unprintable(_hide(str(value), self._secret)), min(_MAX_TEXT_LENGTH, max(self._budget, 2)))
-
-    def _named(self, name: str, value: object) -> Any:
-        if isinstance(value, str) and value and _names_secret(name):
-            self._budget -= 16
-            return shorten_secret(value)
-        return self._any(value)
 
     def _any(self, value: object) -> Any:
         if isinstance(value, str):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from kekbridge.log import get_logger
 
@@ -18,8 +19,7 @@ log = get_logger("kekbridge.daemon.clock")
 _STEADY_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def _elapsed_s() -> float:
-    return time.clock_gettime(_STEADY_ID)
+_elapsed_s: Callable[[], float] = partial(time.clock_gettime, _STEADY_ID)
 
 
 class SteadyClock:

@@ -94,7 +94,8 @@ class LatencyTracker:
 
     def on_answered(self, milliseconds: float) -> None:
         """The response to an alert was written."""
-        self._notify("answered", milliseconds)
+        for listener in self._listeners:
+            listener("answered", milliseconds / 1000)
 
     def on_signed(self, client_order_id: str, at: datetime | None) -> None:
         """The request of an order was signed and sent."""
@@ -116,8 +117,5 @@ class LatencyTracker:
         for stage, milliseconds in stages_of(timestamps).items():
             if stage not in alert.published:
                 alert.published.add(stage)
-                self._notify(stage, milliseconds)
-
-    def _notify(self, stage: str, milliseconds: float) -> None:
-        for listener in self._listeners:
-            listener(stage, milliseconds / 1000)
+                for listener in self._listeners:
+                    listener(stage, milliseconds / 1000)

@@ -405,7 +405,8 @@ def _refused_unread(code: str, wait_s: int) -> RateLimited:
 
 def _proof_headers(request: web.BaseRequest) -> dict[str, str]:
     """The headers that can carry a proof. One that comes twice is joined, so that it is never valid: neither of the two may count."""
-    return {name: value for name in PROOF_HEADERS if (value := _joined(request, name)) is not None}
+    headers = request.headers
+    return {name: ", ".join(headers.getall(name)) for name in PROOF_HEADERS if name in headers}
 
 
 def _joined(request: web.BaseRequest, name: str) -> str | None:
@@ -456,9 +457,9 @@ def to_json(value: object) -> str:
     if isinstance(value, Mapping):
         return (
             "{"
-            + ",".join(f"{encode_basestring_ascii(str(key))}:{to_json(inner)}" for key, inner in value.items())
+            + ",".join([f"{encode_basestring_ascii(str(key))}:{to_json(inner)}" for key, inner in value.items()])
             + "}"
         )
     if isinstance(value, list | tuple):
-        return "[" + ",".join(to_json(inner) for inner in value) + "]"
+        return "[" + ",".join([to_json(inner) for inner in value]) + "]"
     return _encode(value)

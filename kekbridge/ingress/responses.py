@@ -128,10 +128,10 @@ def order_response(
     """
     orders = [order for order in orders if not order.is_protective]  # the sender did not ask for those
     order = headline(orders)
-    body: dict[str, Any] = {"success": True, "alertId": alert_id, "status": order.status.value}
+    body: dict[str, Any] = {"success": True, "alertId": alert_id, "status": order.status}
     if order.status in _FAILED:
         failure = order.code or _CODES[order.status]
-        body |= {"success": False, "code": failure, "error": order.error or f"the order was {order.status.value}"}
+        body |= {"success": False, "code": failure, "error": order.error or f"the order was {order.status}"}
         http_status = 422
     else:
         http_status = 200 if order.is_settled else 202
@@ -169,8 +169,8 @@ def headline(orders: Sequence[Order]) -> Order:
 def _leg(order: Order) -> dict[str, Any]:
     leg: dict[str, Decimal | str | int | None] = {
         "leg": order.leg,
-        "status": order.status.value,
-        "side": order.intent.side.value,
+        "status": order.status,
+        "side": order.intent.side,
         "symbol": order.intent.symbol,
         "quantity": order.intent.quantity,
         "reduceOnly": order.intent.reduce_only,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 #: In order. `received` is measured from the alert's own timestamp, all others from its receipt.
 STAGES: Final = ("received", "stored", "admitted", "signed", "accepted", "filled", "answered")
+
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class AlertTimestamps(NamedTuple):
@@ -34,11 +36,11 @@ def stages_of(timestamps: AlertTimestamps) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     if timestamps.fired is not None:
-        found["received"] = max(_milliseconds(timestamps.fired, timestamps.received), 0.0)
+        found["received"] = max((timestamps.received - timestamps.fired) / _MILLISECOND, 0.0)
     if timestamps.stored_ms is not None:
         found["stored"] = timestamps.stored_ms
     if timestamps.claimed is not None:
-        found["admitted"] = max(_milliseconds(timestamps.received, timestamps.claimed), timestamps.stored_ms or 0.0)
+        found["admitted"] = max((timestamps.claimed - timestamps.received) / _MILLISECOND, timestamps.stored_ms or 0.0)
     for stage, at in (
         ("signed", timestamps.signed),
         ("accepted", timestamps.accepted),
@@ -46,11 +48,7 @@ def stages_of(timestamps: AlertTimestamps) -> dict[str, float]:
     ):
         if at is not None:
             # Timestamps have milliseconds, durations microseconds: a later stage must not show as an earlier one.
-            found[stage] = max(_milliseconds(timestamps.received, at), found.get("admitted", 0.0))
+            found[stage] = max((at - timestamps.received) / _MILLISECOND, found.get("admitted", 0.0))
     if timestamps.answered_ms is not None:
         found["answered"] = timestamps.answered_ms
     return found
-
-
-def _milliseconds(start: datetime, end: datetime) -> float:
-    return (end - start).total_seconds() * 1000

@@ -308,7 +308,7 @@ class HeadlineOrder(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, order: Order) -> HeadlineOrder:
-        return cls(order.status.value, order.code, order.error, order.leg, order.intent.purpose.value)
+        return cls(order.status, order.code, order.error, order.leg, order.intent.purpose)
 
 
 def headline(orders: Sequence[HeadlineOrder]) -> tuple[str, str | None, str | None] | None:

@@ -128,8 +128,8 @@ class Database:
             callback(changed)
 
     def _opened_writer(self) -> Writer:
-        self._require_open()
-        if self._writer is None:
+        if self._writer is None or self._is_closed:
+            self._require_open()
             self._writer = Writer(self.path, self._on_changed, self._files)
         return self._writer
 

@@ -195,7 +195,7 @@ def order_entry(fact: OrderFact) -> Entry:
     if fact.request is not None:
         data["request"] = text_digest(fact.request)
     return Entry(
-        kind=f"order_{after.status.value}",
+        kind=f"order_{after.status}",
         at=fact.at,
         alert_id=after.alert_id,
         client_order_id=after.client_order_id,
@@ -213,7 +213,7 @@ def fill_entry(fact: FillFact, alert_id: str | None) -> Entry:
         "trade_id": fill.trade_id,
         "order_id": fill.order_id,
         "symbol": fill.symbol,
-        "side": fill.side.value,
+        "side": fill.side,
         "price": decimal_text(fill.price),
         "quantity": decimal_text(fill.quantity),
         "fee": decimal_text(fill.fee),
@@ -274,14 +274,14 @@ def _order_data(order: Order) -> dict[str, Any]:
     data = {
         "client_order_id": order.client_order_id,
         "symbol": intent.symbol,
-        "side": intent.side.value,
-        "order_type": intent.order_type.value,
+        "side": intent.side,
+        "order_type": intent.order_type,
         "quantity": decimal_text(intent.quantity),
         "stop_loss": optional_decimal_text(intent.stop_loss),
         "leg": order.leg,
         "sequence": order.sequence,
         "intent": msgspec.Raw(intent_to_json(intent).encode()),
-        "status": order.status.value,
+        "status": order.status,
         "created_at": time_text(order.created_at),
         "expires_at": time_text(order.expires_at),
         "webhook_id": order.webhook_id,

@@ -146,7 +146,7 @@ def _columns_of(owned: OwnedFill) -> tuple[str | int | None, ...]:
         owned.exit_of,
         fill.order_id,
         fill.symbol,
-        fill.side.value,
+        fill.side,
         decimal_text(fill.price),
         decimal_text(fill.quantity),
         decimal_text(fill.fee),

@@ -71,10 +71,11 @@ def daily_share(order: Order | None) -> DailyShare:
     intent = order.intent
     price = intent.reference_price if order.average_price is None else order.average_price
     notional = EXACT.multiply(order.executed_quantity, price)
-    if not order.is_entry:
+    if intent.purpose is not Purpose.ENTRY:
         return DailyShare(notional, 0)
-    notional = EXACT.add(notional, EXACT.multiply(open_quantity(order), intent.reference_price))
-    never_reached = order.finished_at is not None and order.order_id is None and not order.executed_quantity
+    if order.finished_at is None:
+        return DailyShare(EXACT.add(notional, EXACT.multiply(open_quantity(order), intent.reference_price)), 1)
+    never_reached = order.order_id is None and not order.executed_quantity
     return DailyShare(notional, 0 if never_reached else 1)
 
 
