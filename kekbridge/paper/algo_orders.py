@@ -43,6 +43,7 @@ class AlgoOrders:
         """Check and accept an algo order; return its root. ApiError with Orderly's code if a check fails."""
         state = self.state
         instrument = state.instrument(request.symbol)
+        filters.check_status(instrument, reduce_only=request.algo_type != "BRACKET")
         mark = state.marks[request.symbol].price
         self.portfolio.check_liquidation_freeze()
         check_numbers(request, instrument)

@@ -50,12 +50,15 @@ class Call:
         """Return a whole number of the query string, None if not given; ApiError -1005 otherwise."""
         return parse_integer(self.query.get(name), name)
 
-    def paging(self, default: int = 25, most: int = 500) -> tuple[int, int]:
-        """Return (page, size) of the query string; ApiError -1005 if out of range. `most` is the largest size."""
+    def paging(self, default: int = 25, most: int = 500, *, kind: str = "") -> tuple[int, int]:
+        """Return (page, size) of the query string; ApiError -1005 if out of range.
+
+        `most` is the largest size that may be asked for, `kind` the list, whose pages may be smaller (`POST /paper/pages`).
+        """
         number, size = self.query_int("page") or 1, self.query_int("size") or default
         if number < 1 or not 1 <= size <= most:
             raise ApiError(-1005, f"page must be at least 1 and size between 1 and {most}.")
-        return number, size
+        return number, min(size, self.exchange.page_sizes.get(kind, size))
 
 
 Handler = Callable[[Call], object]

@@ -14,9 +14,11 @@ from aiohttp import web
 
 from kekbridge.connections.hosts import is_foreign_origin, is_loopback, is_our_name
 from kekbridge.paper import responses
-from kekbridge.paper.codec import ApiError, decode_object, encode, parse_flag, parse_number
-from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.codec import ApiError, decode_object, encode, parse_flag, parse_integer, parse_number, parse_text
+from kekbridge.paper.exchange import PAGED, SimulatedExchange
+from kekbridge.paper.positions import CROSS
 from kekbridge.paper.rate_limits import RequestLimiter
+from kekbridge.paper.requests import MARGIN_MODES
 
 _JSON = "application/json"
 Control = Callable[[Mapping[str, Any], Mapping[str, str]], object]
@@ -38,6 +40,12 @@ class ControlApi:
             ("POST", "/paper/funding", self.funding),
             ("POST", "/paper/settle", self.settle),
             ("POST", "/paper/transfer", self.transfer),
+            ("POST", "/paper/liquidate", self.liquidate),
+            ("POST", "/paper/adl", self.adl),
+            ("POST", "/paper/leverage", self.leverage),
+            ("POST", "/paper/margin_mode", self.margin_mode),
+            ("POST", "/paper/markets", self.markets),
+            ("POST", "/paper/pages", self.pages),
             ("POST", "/paper/limits", self.limits),
             ("POST", "/paper/keys", self.keys),
             ("POST", "/paper/faults", self.faults),
@@ -120,6 +128,61 @@ class ControlApi:
         moved = self.exchange.portfolio.transfer(amount, self.exchange.state.clock())
         self.exchange.liquidation.check()
         return moved
+
+    # --- what happens to the account elsewhere -------------------------------------------------------------
+
+    def _market(self, body: Mapping[str, Any]) -> tuple[str, str]:
+        """The listed `symbol` and the `margin_mode` (CROSS) of a body."""
+        symbol = str(body.get("symbol"))
+        self.exchange.state.instrument(symbol)
+        return symbol, parse_text(body.get("margin_mode"), "margin_mode", MARGIN_MODES) or CROSS
+
+    def liquidate(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Liquidate a position whatever its margin: {"symbol", "margin_mode": "CROSS", "tenths": 10}."""
+        symbol, mode = self._market(body)
+        self.exchange.liquidation.force(symbol, mode, parse_integer(body.get("tenths"), "tenths") or 10)
+        return {"symbol": symbol, "margin_mode": mode}
+
+    def adl(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Auto-deleverage a position: {"symbol", "margin_mode": "CROSS", "quantity": "0.1", "price": the mark}."""
+        symbol, mode = self._market(body)
+        quantity, price = parse_number(body.get("quantity"), "quantity"), parse_number(body.get("price"), "price")
+        return _as_text(self.exchange.deleverage(symbol, mode, quantity or Decimal(0), price))
+
+    def leverage(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Set a leverage as the front end does: {"symbol", "margin_mode": "CROSS", "leverage": 5}."""
+        symbol, mode = self._market(body)
+        wanted = parse_integer(body.get("leverage"), "leverage")
+        if wanted is None or not 1 <= wanted <= self.exchange.settings.max_leverage:
+            raise ApiError(-1005, "leverage is missing or too large.")
+        self.exchange.choose_leverage(symbol, mode, wanted)
+        self.exchange.state.record_event("leverage_set", symbol=symbol, leverage=wanted, margin_mode=mode)
+        return {"symbol": symbol, "margin_mode": mode, "leverage": wanted}
+
+    def margin_mode(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Set the default margin mode of a symbol as the front end does: {"symbol", "margin_mode": "ISOLATED"}."""
+        symbol, mode = self._market(body)
+        choice = self.exchange.state.symbol_settings[symbol]
+        choice.margin_mode = mode
+        self.exchange.state.save(choice)
+        return {"symbol": symbol, "margin_mode": mode}
+
+    def markets(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Change rules or the status of markets: {"PERP_BTC_USDC": {"base_tick": "0.01", "status": "DELISTED"}}; null unlists one."""
+        for symbol, rules in body.items():
+            if rules is not None and not isinstance(rules, Mapping):
+                raise ApiError(-1005, f"{symbol[:40]} needs an object of rules, or null.")
+            self.exchange.change_market(symbol, rules)
+        return {symbol: rules is not None for symbol, rules in body.items()}
+
+    def pages(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Set the largest page of lists, by kind: {"funding_fee": 60}; {} as documented."""
+        sizes = {kind: parse_integer(size, kind) or 0 for kind, size in body.items()}
+        if not sizes.keys() <= PAGED or any(size < 1 for size in sizes.values()):
+            raise ApiError(-1005, f"sizes above 0 are needed, of {', '.join(sorted(PAGED))}.")
+        self.exchange.page_sizes.clear()
+        self.exchange.page_sizes.update(sizes)
+        return sizes
 
     # --- switches ------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +16,7 @@ from kekbridge.paper.algo_edits import AlgoEdits
 from kekbridge.paper.algo_orders import AlgoOrders
 from kekbridge.paper.codec import ApiError, parse_integer
 from kekbridge.paper.faults import Faults
-from kekbridge.paper.instruments import load_instruments
+from kekbridge.paper.instruments import UNLISTED, load_instruments, with_rules
 from kekbridge.paper.journal import PaperJournal
 from kekbridge.paper.liquidation import Liquidation
 from kekbridge.paper.matching import MatchingEngine
@@ -28,6 +29,8 @@ from kekbridge.paper.state import YEAR_MS, ExchangeState, Schedule, StreamUpdate
 LIVE_FRESH_MS = 60_000
 #: How often an unused live price is stored at least.
 _STORE_INTERVAL_MS = 60_000
+#: Lists whose largest page can be set.
+PAGED = frozenset({"orders", "algo_orders", "trades", "funding_fee", "pnl_settlement", "liquidations", "asset_history"})
 #: How long position snapshots are kept at least while reads lag.
 _SNAPSHOTS_KEPT_MS = 10_000
 
@@ -49,6 +52,8 @@ class SimulatedExchange:
         self.algo_edits = AlgoEdits(self.algo_orders)
         self.liquidation = Liquidation(self.state, self.portfolio, self.matching, self.algo_orders)
         self.is_registered = settings.registered
+        #: Largest page by kind of list (PAGED), where it is smaller than what may be asked for.
+        self.page_sizes: dict[str, int] = {}
         self.nonces: dict[str, int] = {}  # issued registration nonces -> time of issue, ms
 
     def resume(self) -> None:
@@ -142,9 +147,52 @@ class SimulatedExchange:
                 )
 
     def reset(self) -> None:
-        """Start over with a fresh account, start prices, an empty journal and no faults."""
+        """Start over with a fresh account, start prices, an empty journal, no faults, and the built-in rules and page sizes."""
         self.faults.armed.clear()
+        self.page_sizes.clear()
+        self.state.instruments = load_instruments(self.settings)
         self.state.reset()
+
+    # --- settings and rules --------------------------------------------------------------------------------
+
+    def choose_leverage(self, symbol: str, margin_mode: str, leverage: int) -> None:
+        """Set the leverage of a symbol in a margin mode and report it on the stream."""
+        choice = self.state.symbol_settings[symbol]
+        if margin_mode == CROSS:
+            choice.cross_leverage = leverage
+        else:
+            choice.isolated_leverage = leverage
+        self.state.save(choice)
+        self.state.publish("account", (symbol, margin_mode))
+
+    def change_market(self, symbol: str, rules: Mapping[str, object] | None) -> None:
+        """Change trading rules or the status of a listed market while running; None takes it off the list.
+
+        Not stored: a restart lists the built-in rules again. ApiError -1005 for an unknown symbol or rule.
+        """
+        instrument = self.state.instrument(symbol)
+        changed = replace(instrument, status=UNLISTED) if rules is None else with_rules(instrument, rules)
+        self.state.instruments[symbol] = changed
+        self.state.record_event("market", symbol=symbol, rules=None if rules is None else dict(rules))
+
+    def deleverage(self, symbol: str, margin_mode: str, quantity: Decimal, price: Decimal | None) -> dict[str, object]:
+        """Take `quantity` base units of a position over at a price (None: the mark), as auto-deleveraging does.
+
+        There is no order, no trade and no fee; the position history names it. ApiError -1005 if the position is smaller.
+        """
+        state = self.state
+        position = state.positions.get((symbol, margin_mode))
+        if position is None or not 0 < quantity <= abs(position.qty):
+            raise ApiError(-1005, "quantity must be above 0 and at most that of the position.")
+        now = state.clock()
+        at = state.marks[symbol].price if price is None else price
+        part = -quantity if position.qty > 0 else quantity
+        realized = self.portfolio.book(position, part, at, Decimal(0), now, kind="adl")
+        facts: dict[str, object] = {
+            "symbol": symbol, "margin_mode": margin_mode, "quantity": part, "price": at, "realized_pnl": realized,
+        }  # fmt: skip
+        state.record_event("adl", **facts)
+        return facts
 
     # --- time ----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@
 | duplicate_reports, reorder_reports, withhold_reports | private reports are sent twice, after the next one, never; `topic` limits it |
 | stream_drop | private connections are cut at once; later ones when they connect or at the next report |
 | stream_silence | nothing is sent on any stream, not even pings, until cleared |
+| refuse_topic | a subscription of `topic` is refused |
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ KINDS: Final = frozenset(
         "key_revoked",
         "refuse",
         "lose_stop",
+        "refuse_topic",
     }
 )
 

@@ -14,6 +14,14 @@ from kekbridge.paper.instruments import PaperInstrument
 _MAX_DECIMALS = 8
 
 
+def check_status(instrument: PaperInstrument, *, reduce_only: bool) -> None:
+    """Require a market that takes the order: every order if ACTIVE or POST_ONLY, else at most reduce-only ones; ApiError -1005."""
+    if instrument.status in ("ACTIVE", "POST_ONLY"):
+        return
+    if not reduce_only or instrument.status not in ("REDUCE_ONLY", "DELISTING"):
+        raise ApiError(-1005, f"The market {instrument.symbol} is {instrument.status}.")
+
+
 def check_price(instrument: PaperInstrument, price: Decimal, name: str = "order_price") -> None:
     """Require quote_min ≤ price ≤ quote_max, on the tick; ApiError -1103. `name` is the field named in the error."""
     if not instrument.quote_min <= price <= instrument.quote_max or price <= 0:

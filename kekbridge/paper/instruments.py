@@ -6,13 +6,20 @@ The rules are mainnet values of mid-2025 (docs/internals/orderly.md, section 5);
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import resources
 from typing import Any
 
+from kekbridge.paper.codec import ApiError, parse_integer, parse_number
 from kekbridge.paper.settings import PaperSettings
 
+#: Status of a market that is taken off the list; what is held in it stays.
+UNLISTED = "UNLISTED"
+#: Base assets of the markets of real-world assets.
+RWA_BASES = frozenset({"EURUSD", "GOOGL", "NAS100", "NVDA", "SPX500", "TSLA", "USDJPY", "XAG", "XAU"})
+STATUSES = frozenset({"ACTIVE", "POST_ONLY", "REDUCE_ONLY", "DELISTING", "DELISTED", "NEW", "PENDING"})
 _INTEGERS = frozenset({"funding_period", "created_time", "updated_time", "liquidation_tier"})
 
 
@@ -74,6 +81,13 @@ class PaperInstrument:
     base_imr: Decimal
     #: Growth of the margin rates with notional^0.8.
     imr_factor: Decimal
+    #: ACTIVE, POST_ONLY, REDUCE_ONLY, DELISTING, DELISTED, NEW, PENDING or UNLISTED.
+    status: str = "ACTIVE"
+
+    @property
+    def is_rwa(self) -> bool:
+        """True for a market of a real-world asset, which has fee rates of its own."""
+        return self.symbol.split("_")[1] in RWA_BASES
 
     def info(self) -> dict[str, object]:
         """Return the row of `/v1/public/info`: every rule, without the price."""
@@ -85,6 +99,21 @@ def _instrument(row: dict[str, Any]) -> PaperInstrument:
     for key, value in row.items():
         values[key] = value if key == "symbol" or key in _INTEGERS else Decimal(value)
     return PaperInstrument(**values)
+
+
+def with_rules(instrument: PaperInstrument, rules: Mapping[str, object]) -> PaperInstrument:
+    """Return an instrument with other rules, given as text or numbers; ApiError -1005 for a rule that does not exist."""
+    values: dict[str, Any] = {}
+    for name, raw in rules.items():
+        if name in ("symbol", "mark_price") or name not in PaperInstrument.__slots__:
+            raise ApiError(-1005, f"{name[:40]!r} is not a rule of a market.")
+        if name == "status":
+            if raw not in STATUSES:
+                raise ApiError(-1005, f"status must be one of {', '.join(sorted(STATUSES))}.")
+            values[name] = raw
+        else:
+            values[name] = parse_integer(raw, name) if name in _INTEGERS else parse_number(raw, name)
+    return replace(instrument, **values)
 
 
 def load_instruments(settings: PaperSettings) -> dict[str, PaperInstrument]:

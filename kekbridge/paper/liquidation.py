@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from kekbridge.paper import filters, money
 from kekbridge.paper.algo_orders import AlgoOrders
+from kekbridge.paper.codec import ApiError
 from kekbridge.paper.matching import MatchingEngine
 from kekbridge.paper.models import ZERO, PaperPosition
 from kekbridge.paper.positions import CROSS, ISOLATED, Portfolio
@@ -48,7 +49,15 @@ class Liquidation:
         pnl = money.unsettled_pnl(position, mark.price, mark.funding_sum)
         return position.margin + pnl < rate * notional
 
-    def _liquidate(self, positions: list[PaperPosition]) -> None:
+    def force(self, symbol: str, margin_mode: str, tenths: int) -> None:
+        """Liquidate so many tenths of a position, whatever its margin. ApiError -1005 without one."""
+        position = self.state.positions.get((symbol, margin_mode))
+        if position is None or not position.qty or not 1 <= tenths <= _SLICES:
+            raise ApiError(-1005, "a position is needed, and tenths between 1 and 10.")
+        self._liquidate([position], tenths=tenths)
+
+    def _liquidate(self, positions: list[PaperPosition], *, tenths: int | None = None) -> None:
+        """Take over slices of the positions, until the margin suffices or for `tenths` slices."""
         state = self.state
         now = state.clock()
         before = self.portfolio.margin()
@@ -57,11 +66,14 @@ class Liquidation:
         state.account.frozen_until = now + state.settings.liquidation_freeze_ms
         starts = {p.symbol: p.qty for p in positions}
         rows: dict[str, dict[str, object]] = {}
-        for step in range(1, _SLICES + 1):
+        realized: dict[str, Decimal] = {}
+        for step in range(1, (tenths or _SLICES) + 1):
             for position in positions:
-                self._transfer_slice(position, starts[position.symbol], step, rows, now)
+                realized[position.symbol] = realized.get(position.symbol, ZERO) + self._transfer_slice(
+                    position, starts[position.symbol], step, rows, now
+                )
             margin = self.portfolio.margin()
-            if not isolated and margin.collateral >= margin.initial:
+            if tenths is None and not isolated and margin.collateral >= margin.initial:
                 break
         insurance = ZERO
         margin = self.portfolio.margin()
@@ -81,7 +93,11 @@ class Liquidation:
             "positions_by_perp": list(rows.values()),
         }
         self.portfolio.add_history("liquidations", body, now)
-        state.record_event("liquidation", liquidation_id=liquidation_id, positions=list(rows.values()))
+        handed = [
+            {**row, "realized_pnl": realized[symbol], "margin_mode": positions[0].margin_mode}
+            for symbol, row in rows.items()
+        ]
+        state.record_event("liquidation", liquidation_id=liquidation_id, positions=handed)
         state.publish("liquidation", body)
 
     def _cancel_orders(self, positions: list[PaperPosition] | None) -> None:
@@ -95,16 +111,17 @@ class Liquidation:
 
     def _transfer_slice(
         self, position: PaperPosition, start: Decimal, step: int, rows: dict[str, dict[str, object]], now: int
-    ) -> None:
+    ) -> Decimal:
+        """Hand one slice over at the mark price; return what it realized in USDC, before the fee."""
         state = self.state
         instrument, mark = state.instruments[position.symbol], state.marks[position.symbol]
         target = filters.floor_to(abs(start) * (_SLICES - step) / _SLICES, instrument.base_tick)
         quantity = abs(position.qty) - target
         if quantity <= 0:
-            return
+            return ZERO
         fee = money.round_usdc(quantity * mark.price * instrument.std_liquidation_fee)
         part = -quantity if position.qty > 0 else quantity
-        self.portfolio.book(position, part, mark.price, fee, now, kind="liquidated")
+        realized = self.portfolio.book(position, part, mark.price, fee, now, kind="liquidated")
         row = rows.setdefault(
             position.symbol,
             {
@@ -125,6 +142,7 @@ class Liquidation:
         _add_to(row, "cost_position_transfer", -part * mark.price)
         _add_to(row, "abs_liquidator_fee", money.round_usdc(fee * share))
         _add_to(row, "abs_insurance_fund_fee", fee - money.round_usdc(fee * share))
+        return realized
 
 
 def _add_to(row: dict[str, object], name: str, more: Decimal) -> None:

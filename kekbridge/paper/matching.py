@@ -44,6 +44,7 @@ class MatchingEngine:
         """
         state = self.state
         instrument = state.instrument(request.symbol)
+        filters.check_status(instrument, reduce_only=closing or request.reduce_only)
         mark = state.marks[request.symbol].price
         price = request.price if request.price is not None else self._book_price(request)
         quantity = request.quantity

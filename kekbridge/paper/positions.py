@@ -152,7 +152,11 @@ class Portfolio:
     def fill(self, order: PaperOrder, price: Decimal, quantity: Decimal, *, is_maker: bool) -> PaperTrade:
         """Book one fill of an order: trade, position, order totals and journal event."""
         state = self.state
-        rate = state.settings.maker_fee_bps if is_maker else state.settings.taker_fee_bps
+        fees = state.settings
+        if state.instruments[order.symbol].is_rwa:
+            rate = fees.rwa_maker_fee_bps if is_maker else fees.rwa_taker_fee_bps
+        else:
+            rate = fees.maker_fee_bps if is_maker else fees.taker_fee_bps
         fee = money.trading_fee(price, quantity, rate)
         now = state.clock()
         position = state.position(order.symbol, order.margin_mode)
@@ -207,7 +211,7 @@ class Portfolio:
         """Change a position by a signed quantity at a price; return the realized PnL in USDC, before the fee.
 
         A change that flips the position is booked as a close followed by an open. `kind` is the type of the history
-        line of a closed position: normal or liquidated.
+        line of a closed position: normal, liquidated or adl.
         """
         state, mark = self.state, self.state.marks[position.symbol]
         before = position.qty
@@ -221,8 +225,11 @@ class Portfolio:
             position.closed_qty += closing
             position.closed_value += closing * price
             position.margin -= position.margin * closing / abs(before)
+            side = "LONG" if before > 0 else "SHORT"
             if position.qty == 0:
-                self._record_closed(position, now, "LONG" if before > 0 else "SHORT", kind=kind)
+                self._record_closed(position, now, side, kind=kind)
+            elif kind == "adl":
+                self._add_position_history(position, now, side, status="partial_closed", kind=kind)
         if opening:
             part = opening if quantity > 0 else -opening
             if position.qty == 0:
@@ -256,14 +263,27 @@ class Portfolio:
         self.state.save(position)
         self.state.publish("position", position)
 
-    def _record_closed(self, position: PaperPosition, now: int, side: str, *, kind: str = "normal") -> None:
+    def _record_closed(self, position: PaperPosition, now: int, side: str, *, kind: str) -> None:
         """Write the history line of a closed position and reset its sums."""
+        state = self.state
+        self._add_position_history(position, now, side, status="closed", kind=kind)
+        position.fees = position.funding = position.realized = ZERO
+        position.max_qty = position.closed_qty = position.closed_value = ZERO
+        position.entry_qty = position.entry_value = ZERO
+        if position.margin_mode == ISOLATED:
+            # Margin and PnL of a closed isolated position return to the balance at once.
+            position.margin = ZERO
+            state.account.balance -= position.cost
+            position.cost = ZERO
+
+    def _add_position_history(self, position: PaperPosition, now: int, side: str, *, status: str, kind: str) -> None:
+        """Write a history line of what was closed of a position since it was opened."""
         state = self.state
         self.add_history(
             "position_history",
             {
                 "position_id": state.next_id(),
-                "status": "closed",
+                "status": status,
                 "type": kind,
                 "symbol": position.symbol,
                 "avg_open_price": _ratio(position.entry_value, position.entry_qty),
@@ -285,14 +305,6 @@ class Portfolio:
             },
             now,
         )
-        position.fees = position.funding = position.realized = ZERO
-        position.max_qty = position.closed_qty = position.closed_value = ZERO
-        position.entry_qty = position.entry_value = ZERO
-        if position.margin_mode == ISOLATED:
-            # Margin and PnL of a closed isolated position return to the balance at once.
-            position.margin = ZERO
-            state.account.balance -= position.cost
-            position.cost = ZERO
 
     def pay_due_funding(self, now: int) -> None:
         """Pay the funding of every symbol whose funding time (UTC) has passed since the last call; `now` in ms."""

@@ -268,8 +268,8 @@ def client_info_json(state: ExchangeState) -> dict[str, object]:
         "maker_fee_rate": maker,
         "futures_taker_fee_rate": taker,
         "futures_maker_fee_rate": maker,
-        "rwa_taker_fee_rate": taker,
-        "rwa_maker_fee_rate": maker,
+        "rwa_taker_fee_rate": state.settings.rwa_taker_fee_bps,
+        "rwa_maker_fee_rate": state.settings.rwa_maker_fee_bps,
         "maintenance_cancel_orders": state.account.maintenance_cancel,
         "imr_factor": {name: one.imr_factor for name, one in state.instruments.items()},
         "max_notional": {

@@ -43,6 +43,9 @@ class PaperSettings:
     taker_fee_bps: Decimal = Decimal("4.5")
     #: Maker fee in basis points.
     maker_fee_bps: Decimal = Decimal("1.5")
+    #: The same in markets of real-world assets.
+    rwa_taker_fee_bps: Decimal = Decimal(5)
+    rwa_maker_fee_bps: Decimal = Decimal(0)
     #: Leverage of a fresh account, capped at each symbol's maximum.
     leverage: int = 10
     #: Highest leverage that the account may choose.

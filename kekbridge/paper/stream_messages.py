@@ -160,8 +160,8 @@ def balance(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, obje
     }
 
 
-def account(portfolio: Portfolio, margin: money.MarginSummary, symbol: str | None) -> dict[str, object]:
-    """`account`; `symbol` adds the leverage of one symbol."""
+def account(portfolio: Portfolio, margin: money.MarginSummary, changed: tuple[str, str] | None) -> dict[str, object]:
+    """`account`; `changed` (symbol, margin mode) adds the leverage of one symbol."""
     state = portfolio.state
     detail: dict[str, object] = {
         "marginMode": "REGULAR_MARGIN",
@@ -173,11 +173,12 @@ def account(portfolio: Portfolio, margin: money.MarginSummary, symbol: str | Non
         "freeCollateral": money.rounded(margin.free),
         "accountValue": money.rounded(margin.account_value),
     }
-    if symbol is not None:
+    if changed is not None:
+        symbol, mode = changed
         detail["symbolLeverage"] = {
             "symbol": symbol,
-            "leverage": state.leverage(symbol, "CROSS"),
-            "marginMode": "CROSS",
+            "leverage": state.leverage(symbol, mode),
+            "marginMode": mode,
         }
     return {"accountDetail": detail}
 

@@ -176,6 +176,8 @@ class Streams:
             problem = None if connection.key is not None else "Auth is needed."
         else:
             problem = public_topics.subscription_error(self.exchange, topic)
+        if event == "subscribe" and self.exchange.faults.hit("refuse_topic", topic=topic):
+            problem = f"invalid topic {topic[:80]}"
         if problem is not None:
             self._reply_error(connection, message_id, event, problem)
             return
@@ -297,12 +299,11 @@ class Streams:
             self._last_balance = now
             self._report("balance", stream_messages.balance(self.exchange.portfolio, margin), None)
 
-    def _report_account(self, symbol: str | None) -> None:
+    def _report_account(self, changed: tuple[str, str] | None) -> None:
+        """Report the account's settings; `changed`: symbol and margin mode whose leverage was set."""
         if self._subscribers("account"):
             portfolio = self.exchange.portfolio
-            message = stream_messages.account(portfolio, portfolio.margin(), symbol)
-            for connection in self._subscribers("account"):
-                connection.send({"topic": "account", "ts": self._now(), "data": message})
+            self._report("account", stream_messages.account(portfolio, portfolio.margin(), changed), None)
 
     def _push(self, topic: str) -> None:
         for connection in self._subscribers(topic):

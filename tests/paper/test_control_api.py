@@ -121,3 +121,67 @@ async def test_this_machine_may_use_them(trader: Trader) -> None:
         assert (await trader.raw("POST", "/paper/prices", {BTC: "66000"}, **headers))[0] == 200
     async with trader.session.post(trader.base_url + "/paper/reset") as answer:
         assert answer.status == 200
+
+
+async def test_a_liquidation_can_be_forced(trader: Trader) -> None:
+    """POST /paper/liquidate takes tenths of a position over whatever its margin; list and journal name it, with what it realized."""
+    await trader.done(await trader.order(order_quantity="1"))
+    await trader.prices(BTC="64000")
+    await trader.control("/paper/liquidate", {"symbol": BTC, "tenths": 4})
+    assert await trader.position() == Decimal("0.6")
+    (entry,) = (await trader.ok("GET", "/v1/liquidations"))["rows"]
+    assert entry["positions_by_perp"][0]["position_qty"] == Decimal("0.4")
+    (event,) = [one for one in await trader.journal() if one["event"] == "liquidation"]
+    assert Decimal(event["positions"][0]["realized_pnl"]) == -400
+    assert (await trader.raw("POST", "/paper/liquidate", {"symbol": ETH}))[0] == 400
+
+
+async def test_auto_deleveraging_takes_a_position_over(trader: Trader) -> None:
+    """POST /paper/adl reduces a position at a price without a trade; the position history says adl, in parts and at the end."""
+    await trader.done(await trader.order(order_quantity="1"))
+    for quantity in ("0.4", "0.6"):
+        await trader.control("/paper/adl", {"symbol": BTC, "quantity": quantity, "price": "66000"})
+    assert await trader.position() == 0
+    rows = (await trader.ok("GET", "/v1/position_history?limit=10"))["rows"]
+    assert [(row["type"], row["status"], row["closed_position_qty"]) for row in rows] == [
+        ("adl", "closed", 1),
+        ("adl", "partial_closed", Decimal("0.4")),
+    ]
+    assert len((await trader.ok("GET", "/v1/trades"))["rows"]) == 1
+
+
+async def test_settings_change_elsewhere(trader: Trader) -> None:
+    """POST /paper/leverage and /paper/margin_mode change what the front end changes, without a signed request."""
+    await trader.control("/paper/leverage", {"symbol": BTC, "leverage": 3})
+    await trader.control("/paper/leverage", {"symbol": BTC, "leverage": 7, "margin_mode": "ISOLATED"})
+    await trader.control("/paper/margin_mode", {"symbol": BTC, "margin_mode": "ISOLATED"})
+    assert (await trader.ok("GET", f"/v1/client/leverage?symbol={BTC}"))["leverage"] == 3
+    assert (await trader.ok("GET", f"/v1/client/leverage?symbol={BTC}&margin_mode=ISOLATED"))["leverage"] == 7
+    modes = (await trader.ok("GET", "/v1/client/margin_modes"))["rows"]
+    assert next(row for row in modes if row["symbol"] == BTC)["default_margin_mode"] == "ISOLATED"
+    assert (await trader.raw("POST", "/paper/leverage", {"symbol": BTC}))[0] == 400
+
+
+async def test_markets_change_while_running(trader: Trader) -> None:
+    """POST /paper/markets: a coarser step refuses finer sizes, a status refuses orders, null takes a market off the list."""
+    await trader.control("/paper/markets", {BTC: {"base_min": "0.01", "base_tick": "0.01"}})
+    body = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "0.015"}
+    assert await trader.rejected("POST", "/v1/order", body) == (400, -1104)
+    await trader.control("/paper/markets", {BTC: {"status": "DELISTED"}})
+    assert await trader.rejected("POST", "/v1/order", {**body, "order_quantity": "0.02"}) == (400, -1005)
+    await trader.control("/paper/markets", {ETH: None})
+    listed = {row["symbol"] for row in (await trader.ok("GET", "/v1/public/info"))["rows"]}
+    assert ETH not in listed
+    assert BTC in listed
+    assert (await trader.raw("POST", "/paper/markets", {BTC: {"nothing": 1}}))[0] == 400
+
+
+async def test_pages_can_be_smaller_than_asked_for(trader: Trader) -> None:
+    """POST /paper/pages limits the rows of a page silently; the page's own figures say so."""
+    for _ in range(3):
+        await trader.done(await trader.order())
+    await trader.control("/paper/pages", {"trades": 2})
+    found = await trader.ok("GET", "/v1/trades?size=500")
+    assert len(found["rows"]) == 2
+    assert (found["meta"]["total"], found["meta"]["records_per_page"]) == (3, 2)
+    assert (await trader.raw("POST", "/paper/pages", {"nothing": 2}))[0] == 400

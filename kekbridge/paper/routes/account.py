@@ -71,7 +71,7 @@ def _history(call: Call, book: str, default: int = 25) -> object:
     ]
     if symbol is not None:
         found = [row for row in found if row.get("symbol", symbol) == symbol]
-    return responses.page(found, *call.paging(default))
+    return responses.page(found, *call.paging(default, kind=book))
 
 
 def position_history(call: Call) -> object:
@@ -142,14 +142,8 @@ def set_leverage(call: Call) -> object:
     if mode == CROSS and call.exchange.portfolio.margin(leverage=chosen).free < 0:
         raise ApiError(-1101, "The margin would not suffice at this leverage.")
     for name, leverage in chosen.items():
-        choice = state.symbol_settings[name]
-        if mode == CROSS:
-            choice.cross_leverage = leverage
-        else:
-            choice.isolated_leverage = leverage
-        state.save(choice)
+        call.exchange.choose_leverage(name, mode, leverage)
     state.record_event("leverage_set", symbol=symbol, leverage=wanted, margin_mode=mode)
-    state.publish("account", symbol)
     return {"symbol": symbol, "margin_mode": mode, "leverage": wanted}
 
 

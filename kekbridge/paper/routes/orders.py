@@ -226,7 +226,7 @@ def listing(call: Call) -> object:
         if wanted is None or view["status"] in wanted:
             rows.append((order, view))
     rows.sort(key=lambda row: (getattr(row[0], sort[0]), row[0].order_id), reverse=sort[1])
-    return responses.page([view for _, view in rows], *call.paging())
+    return responses.page([view for _, view in rows], *call.paging(kind="orders"))
 
 
 def trades_of_order(call: Call) -> object:
@@ -250,7 +250,7 @@ def trades(call: Call) -> object:
         and (start is None or trade.at >= start)
         and (end is None or trade.at <= end)
     ]
-    number_, size = call.paging()
+    number_, size = call.paging(kind="trades")
     answer = responses.page(found, number_, size)
     first = (number_ - 1) * size
     return {**answer, "rows": [responses.trade_json(trade) for trade in found[first : first + size]]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from kekbridge.paper import responses
 from kekbridge.paper.api import ApiRoute, Call
 from kekbridge.paper.codec import ApiError, encode
+from kekbridge.paper.instruments import UNLISTED
 from kekbridge.paper.market_data import depth, funding_history, klines, udf_history
 from kekbridge.paper.models import PaperMark
 from kekbridge.paper.rate_limits import FIVE_PER_TEN_SECONDS, ONE_PER_SECOND, TEN_PER_SECOND, THIRTY_PER_SECOND
@@ -24,7 +25,8 @@ def system_info(call: Call) -> object:
 
 
 def info(call: Call) -> object:
-    return {"rows": [one.info() for one in call.exchange.state.instruments.values()]}
+    listed = call.exchange.state.instruments.values()
+    return {"rows": [one.info() for one in listed if one.status != UNLISTED]}
 
 
 def info_one(call: Call) -> object:
@@ -69,6 +71,12 @@ def market_trades(call: Call) -> object:
             for trade in found
         ]
     }
+
+
+def rwa_info(call: Call) -> object:
+    """Markets of real-world assets; here they are always open."""
+    listed = call.exchange.state.instruments.values()
+    return {"rows": [{"symbol": each.symbol, "status": "open"} for each in listed if each.is_rwa]}
 
 
 def funding_rates(call: Call) -> object:
@@ -230,6 +238,7 @@ ROUTES = (
     ApiRoute("GET", "/v1/public/system_info", system_info, limit=ONE_PER_SECOND),
     ApiRoute("GET", "/v1/public/info", info),
     ApiRoute("GET", "/v1/public/info/{symbol}", info_one),
+    ApiRoute("GET", "/v1/public/rwa/info", rwa_info),
     ApiRoute("GET", "/v1/public/futures", futures),
     ApiRoute("GET", "/v1/public/futures/{symbol}", futures_one),
     ApiRoute("GET", "/v1/public/market_trades", market_trades),
