@@ -15,7 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.model import AccountSnapshot, Fill, Flow, Instrument, Order, OrderIntent, Side
+from kekbridge.model import AccountSnapshot, Fill, Flow, Instrument, MarginMode, Order, OrderIntent, Side
 from kekbridge.model.check import Check
 from kekbridge.model.orders import OrderStatusReport
 
@@ -145,6 +145,45 @@ class FundingPayment(Struct, frozen=True):
     status: str
     #: When it was charged (UTC); None if not reported.
     created_at: datetime | None
+    #: Of the position that paid.
+    margin_mode: MarginMode = MarginMode.CROSS
+
+
+class LiquidatedPart(Struct, frozen=True):
+    """A part of one position that a liquidation took over; the exchange makes no trade of it."""
+
+    #: The exchange's id of the liquidation, which may take over several positions.
+    id: str
+    symbol: str
+    #: What was taken over, in base units: positive of a long, negative of a short.
+    quantity: Decimal
+    #: USDC per base unit.
+    price: Decimal
+    #: LiquidatedPart fees, in USDC.
+    fee: Decimal
+    #: When (UTC, the exchange's clock).
+    at: datetime
+
+
+class ClosedPosition(Struct, frozen=True, kw_only=True):
+    """A line of the history of positions: what has been closed of a position since it was opened, in every way."""
+
+    #: The exchange's id of the line.
+    id: str
+    #: `normal`, `liquidated` or `adl`: how it was closed last.
+    kind: str
+    symbol: str
+    margin_mode: MarginMode
+    is_long: bool
+    #: Closed so far, in base units.
+    quantity: Decimal
+    #: Average price at which it was closed, in USDC.
+    average_close: Decimal
+    #: Realized P&L before fees and funding, in USDC.
+    realized_pnl: Decimal
+    #: When the position was opened, and closed last (UTC, the exchange's clock).
+    opened_at: datetime
+    closed_at: datetime
 
 
 # -------------------------------------------------------------------------------------------------------------- protocol
@@ -173,6 +212,9 @@ class Exchange(Protocol):
     @property
     def stream_is_live(self) -> bool:
         """As in `health`, without building the rest."""
+
+    def now(self) -> datetime:
+        """The time (UTC) by the exchange's clock, as its last replies showed it; by ours before the first."""
 
     # ---------------------------------------------------------------------------------------------------------- life
 
@@ -271,10 +313,19 @@ class Exchange(Protocol):
         """The stop losses of a symbol that are active and untriggered, on one closing side or on both. Quantity 0 = whole position."""
 
     async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
-        """Deposits and withdrawals since a time, each counted from when it changes the account value, oldest first."""
+        """Deposits and withdrawals since a time, each counted from when it changes the account value, oldest first.
+
+        A withdrawal that failed after it was debited has a value of zero.
+        """
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         """The account's funding payments since a time, in the exchange's order."""
+
+    async def liquidations(self, since: datetime) -> tuple[LiquidatedPart, ...]:
+        """What liquidations took over since a time, oldest first."""
+
+    async def closed_positions(self) -> tuple[ClosedPosition, ...]:
+        """The newest lines of the history of positions, oldest first; as many as the exchange gives."""
 
     async def refresh_rules(self) -> None:
         """Read the trading rules of every market now. Raises ExchangeUnavailable."""

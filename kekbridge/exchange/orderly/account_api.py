@@ -12,13 +12,21 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import FundingPayment, KeyInfo, Rejected, SubmitResult, Transfer
+from kekbridge.exchange.base import (
+    ClosedPosition,
+    FundingPayment,
+    KeyInfo,
+    LiquidatedPart,
+    Rejected,
+    SubmitResult,
+    Transfer,
+)
 from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.classify import Found, Missing
 from kekbridge.exchange.orderly.orders_api import OrdersApi, rows_of
 from kekbridge.exchange.orderly.rate_limiter import Endpoint
 from kekbridge.log import get_logger
-from kekbridge.model import Flow, MarginMode
+from kekbridge.model import ZERO, Flow, MarginMode
 
 log = get_logger("kekbridge.exchange.orderly.account_api")
 
@@ -26,6 +34,10 @@ log = get_logger("kekbridge.exchange.orderly.account_api")
 _MAX_TRANSFER_TIME: Final = timedelta(days=1)
 _USDC: Final = "USDC"
 _ONE: Final = Decimal(1)
+_MOST_CLOSED: Final = 500
+_LIQUIDATION_FEES: Final = ("abs_liquidator_fee", "abs_insurance_fund_fee")
+# What the realized P&L of the history of positions is after.
+_POSITION_COSTS: Final = ("trading_fee", "accumulated_funding_fee", "insurance_fund_fee", "liquidator_fee")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +142,8 @@ class AccountApi:
         A deposit counts once completed, a withdrawal from its request on, when the exchange debits the account; a failed one never.
         The account value holds other tokens at their index price; a token without one is left out and logged.
         """
-        path = f"/v1/asset/history?start_t={parsing.milliseconds(since - _MAX_TRANSFER_TIME)}&page=1&size=500"
-        rows = rows_of(await self._orders_api.query_existing(Endpoint.ASSET_HISTORY, path))
+        path = f"/v1/asset/history?start_t={parsing.milliseconds(since - _MAX_TRANSFER_TIME)}"
+        rows = await self._orders_api.rows(Endpoint.ASSET_HISTORY, path)
         prices = await self._token_prices({str(row.get("token") or _USDC) for row in rows})
         transfers = (transfer_of(row, prices) for row in rows)
         return tuple(sorted((each for each in transfers if each is not None), key=lambda each: each.flow.at))
@@ -153,10 +165,10 @@ class AccountApi:
         return prices
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
-        """Funding paid and received since a time, newest first, at most 500."""
-        path = f"/v1/funding_fee/history?start_t={parsing.milliseconds(since)}&page=1&size=500"
+        """Funding paid and received since a time, in the exchange's order."""
+        path = f"/v1/funding_fee/history?start_t={parsing.milliseconds(since)}"
         payments = []
-        for row in rows_of(await self._orders_api.query_existing(Endpoint.FUNDING_HISTORY, path)):
+        for row in await self._orders_api.rows(Endpoint.FUNDING_HISTORY, path, _funding_key):
             fee = parsing.decimal_or_none(row.get("funding_fee"))
             if fee is not None:
                 payments.append(
@@ -167,13 +179,74 @@ class AccountApi:
                         mark_price=parsing.decimal_or_none(row.get("mark_price")),
                         status=str(row.get("status") or ""),
                         created_at=parsing.datetime_or_none(row.get("created_time")),
+                        margin_mode=parsing.margin_mode_or_cross(row),
                     )
                 )
         return tuple(payments)
 
+    async def liquidations(self, since: datetime) -> tuple[LiquidatedPart, ...]:
+        """The parts of positions that liquidations took over since a time, oldest first (section 10)."""
+        path = f"/v1/liquidations?start_t={parsing.milliseconds(since)}"
+        rows = await self._orders_api.rows(Endpoint.LIQUIDATIONS, path, lambda row: row.get("liquidation_id"))
+        found = [part for row in rows for part in liquidations_of(row)]
+        return tuple(sorted(found, key=lambda each: each.at))
+
+    async def closed_positions(self) -> tuple[ClosedPosition, ...]:
+        """The newest lines of the history of positions, oldest first (section 9)."""
+        path = f"/v1/position_history?limit={_MOST_CLOSED}"
+        rows = rows_of(await self._orders_api.query(Endpoint.POSITION_HISTORY, path))
+        lines = (closed_position_of(row) for row in rows)
+        return tuple(sorted((each for each in lines if each is not None), key=lambda each: each.closed_at))
+
+
+def liquidations_of(row: Mapping[str, Any]) -> list[LiquidatedPart]:
+    """Parse a row of `/v1/liquidations`: one part for each market; parts that cannot be read are left out."""
+    name, at = parsing.identifier(row.get("liquidation_id")), parsing.datetime_or_none(row.get("timestamp"))
+    parts = row.get("positions_by_perp")
+    found: list[LiquidatedPart] = []
+    for part in parts if name and at and isinstance(parts, list) else ():
+        quantity = parsing.decimal_or_none(part.get("position_qty"))
+        price = parsing.decimal_or_none(part.get("transfer_price")) or parsing.decimal_or_none(part.get("mark_price"))
+        if quantity and price and part.get("symbol") and name and at:
+            fees = (parsing.decimal_or_none(part.get(field)) or ZERO for field in _LIQUIDATION_FEES)
+            found.append(LiquidatedPart(name, str(part["symbol"]), quantity, price, sum(map(abs, fees), ZERO), at))
+    return found
+
+
+def closed_position_of(row: Mapping[str, Any]) -> ClosedPosition | None:
+    """Parse a row of `/v1/position_history`; None if it cannot be read."""
+    name = parsing.identifier(row.get("position_id"))
+    closed_at = parsing.datetime_or_none(row.get("last_update_timestamp") or row.get("close_timestamp"))
+    opened_at = parsing.datetime_or_none(row.get("open_timestamp"))
+    quantity, price = parsing.decimal_or_none(row.get("closed_position_qty")), row.get("avg_close_price")
+    net = parsing.decimal_or_none(row.get("realized_pnl"))
+    if name is None or closed_at is None or opened_at is None or quantity is None or net is None:
+        return None
+    costs = (parsing.decimal_or_none(row.get(field)) or ZERO for field in _POSITION_COSTS)
+    return ClosedPosition(
+        id=name,
+        kind=str(row.get("type") or "normal").lower(),
+        symbol=str(row.get("symbol")),
+        margin_mode=parsing.margin_mode_or_cross(row),
+        is_long=str(row.get("side")).upper() != "SHORT",
+        quantity=abs(quantity),
+        average_close=parsing.decimal_or_none(price) or ZERO,
+        realized_pnl=sum(costs, net),
+        opened_at=opened_at,
+        closed_at=closed_at,
+    )
+
+
+def _funding_key(row: Mapping[str, Any]) -> object:
+    """Payments have no id: a position pays once at a time."""
+    return row.get("symbol"), row.get("created_time"), row.get("margin_mode")
+
 
 def transfer_of(row: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Transfer | None:
-    """Parse a row of the asset history; None if it moved nothing, its token has no price in USDC, or it cannot be read."""
+    """Parse a row of the asset history; None if it is no transfer yet, its token has no price in USDC, or it cannot be read.
+
+    A withdrawal that failed moved nothing in the end: its value is zero.
+    """
     price = prices.get(str(row.get("token") or _USDC))
     amount, side = parsing.decimal_or_none(row.get("amount")), row.get("side")
     status = str(row.get("trans_status") or "").upper()
@@ -181,9 +254,9 @@ def transfer_of(row: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Transf
     at = parsing.datetime_or_none(row.get("updated_time") if is_deposit else row.get("created_time"))
     if amount is None or price is None or at is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
         return None
-    if status == "FAILED" or (is_deposit and status != "COMPLETED"):
+    if is_deposit and status != "COMPLETED":
         return None
-    value = amount * price
+    value = ZERO if status == "FAILED" else amount * price  # a failed withdrawal was debited at first
     return Transfer(str(row["id"]), Flow(at, value if is_deposit else -value))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +18,11 @@ from kekbridge import errors
 from kekbridge.config import ExchangeSettings
 from kekbridge.exchange.base import (
     Accepted,
+    ClosedPosition,
     FundingPayment,
     Health,
     KeyInfo,
+    LiquidatedPart,
     Permit,
     Rejected,
     RequestDescription,
@@ -182,6 +184,9 @@ class OrderlyExchange:
     def stream_is_live(self) -> bool:
         return self._private_stream.is_live
 
+    def now(self) -> datetime:
+        return self._clock() + timedelta(milliseconds=self._transport.offset.ms or 0)
+
     async def start(self) -> None:
         """Connect and keep the snapshot fresh. Return after the first attempt, at most after 3 s; attempts continue."""
         await self._open()
@@ -237,6 +242,12 @@ class OrderlyExchange:
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         return await self.account_api.funding_payments(since)
+
+    async def liquidations(self, since: datetime) -> tuple[LiquidatedPart, ...]:
+        return await self.account_api.liquidations(since)
+
+    async def closed_positions(self) -> tuple[ClosedPosition, ...]:
+        return await self.account_api.closed_positions()
 
     async def refresh_rules(self) -> None:
         """Read the trading rules of every market now. Raises ExchangeUnavailable."""

@@ -23,9 +23,12 @@ from kekbridge.model import Fill
 from kekbridge.model.orders import OrderStatusReport
 
 T = TypeVar("T")
+RowKey = Callable[[Mapping[str, Any]], object]
 
 _PAGE_SIZE: Final = 500
-_MAX_PAGES: Final = 40
+# Bounds one read, whatever the exchange answers; a year of trading has fewer.
+_MAX_PAGES: Final = 1_000
+_MAX_REPEATED: Final = 3
 # A 401 while the clock offset differs this much from the known one is due to the clock, not to the key (window: 300 s).
 _CLOCK_JUMP_MS: Final = 60_000
 
@@ -157,7 +160,7 @@ class OrdersApi:
 
     async def orders(self, since: datetime | None = None) -> tuple[OrderStatusReport, ...]:
         """All open plain orders, or all made since a time, newest first."""
-        rows = await self._rows(Endpoint.ORDERS_LIST, f"/v1/orders?{_open_or_since(since)}")
+        rows = await self.rows(Endpoint.ORDERS_LIST, f"/v1/orders?{_open_or_since(since)}")
         return tuple(_parse_rows(parsing.order_report, rows))
 
     async def order_trades(self, order_id: str) -> tuple[Fill, ...]:
@@ -168,7 +171,7 @@ class OrdersApi:
     async def trades(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
         path = f"/v1/trades?start_t={parsing.milliseconds(since)}"
-        return _oldest_first(_parse_rows(parsing.trade, await self._rows(Endpoint.TRADES, path)))
+        return _oldest_first(_parse_rows(parsing.trade, await self.rows(Endpoint.TRADES, path)))
 
     async def cancel_order(self, symbol: str, order_id: str) -> SubmitResult:
         path = f"/v1/order?{_query_string(order_id=order_id, symbol=symbol)}"
@@ -190,7 +193,7 @@ class OrdersApi:
     async def algos(self, *, symbol: str | None = None, since: datetime | None = None) -> tuple[OrderStatusReport, ...]:
         """Algo orders (roots, with their children) that are open, or all made since a time, of one symbol or all, newest first."""
         query = _open_or_since(since) + (f"&symbol={symbol}" if symbol else "")
-        rows = await self._rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
+        rows = await self.rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
         return tuple(_parse_rows(parsing.algo_report, rows))
 
     async def algo_trades(self, order_id: str) -> tuple[Fill, ...]:
@@ -209,20 +212,38 @@ class OrdersApi:
 
     # -------------------------------------------------------------------------------------------------------------- pages
 
-    async def _rows(self, endpoint: Endpoint, path: str) -> list[Mapping[str, Any]]:
-        """All pages of a list; a row that moves to the next page meanwhile is kept once, by its id."""
+    async def rows(self, endpoint: Endpoint, path: str, key: RowKey | None = None) -> list[Mapping[str, Any]]:
+        """Every row of a list, whatever the size of the exchange's pages; a row that moves to the next page meanwhile is kept once.
+
+        `key` tells rows apart (None: by their id). Raises ExchangeUnavailable if the list could not be read to its end.
+        """
         rows: dict[object, Mapping[str, Any]] = {}
+        listed = 0  # rows of all pages: one that moved to the next page meanwhile is listed twice
+        repeated = 0  # pages in a row without a new row
+        separator = "&" if "?" in path else "?"
         for page in range(1, _MAX_PAGES + 1):
-            found = await self.query_existing(endpoint, f"{path}&page={page}&size={_PAGE_SIZE}")
+            found = await self.query_existing(endpoint, f"{path}{separator}page={page}&size={_PAGE_SIZE}")
             batch = rows_of(found)
+            known = len(rows)
+            listed += len(batch)
             for row in batch:
-                rows.setdefault(row.get("id") or row.get("order_id") or row.get("algo_order_id") or len(rows), row)
+                rows.setdefault(_id_of(row) or ("row", len(rows)) if key is None else key(row), row)
             meta = found.data.get("meta")
             total = parsing.integer_or_none(meta.get("total")) if isinstance(meta, Mapping) else None
-            is_last = len(batch) < _PAGE_SIZE if total is None else page * _PAGE_SIZE >= total
-            if is_last or not batch:
+            repeated = repeated + 1 if len(rows) == known else 0
+            if total is None and (repeated or len(batch) < _PAGE_SIZE):
+                return list(rows.values())  # not paged
+            if total is not None and (len(rows) >= total or (not batch and listed >= total)):
+                return list(rows.values())
+            if not batch or repeated > _MAX_REPEATED:
                 break
-        return list(rows.values())
+        raise ExchangeUnavailable(
+            "exchange_unreachable", f"the list of GET {path.partition('?')[0]} could not be read to its end"
+        )
+
+
+def _id_of(row: Mapping[str, Any]) -> object:
+    return row.get("id") or row.get("order_id") or row.get("algo_order_id")
 
 
 def create_endpoint(kind: requests.OrderKind) -> Endpoint:

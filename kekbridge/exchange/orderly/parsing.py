@@ -278,6 +278,11 @@ def _margin_mode(row: Mapping[str, Any]) -> MarginMode | None:
     return MarginMode(mode) if mode in _MARGIN_MODES else None
 
 
+def margin_mode_or_cross(row: Mapping[str, Any]) -> MarginMode:
+    """The margin mode of a row; cross where it has none."""
+    return MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS
+
+
 def is_root(row: Mapping[str, Any]) -> bool:
     """True for the root of an algo order; a stream may report a single leg as well."""
     return identifier(row.get("parent_algo_order_id")) is None

@@ -40,6 +40,9 @@ class Endpoint(StrEnum):
     KEY_INFO = "key_info"
     FUNDING_HISTORY = "funding_history"
     ASSET_HISTORY = "asset_history"
+    LIQUIDATIONS = "liquidations"
+    POSITION_HISTORY = "position_history"
+    MARGIN_MODES = "margin_modes"
     SYSTEM_INFO = "system_info"
     PUBLIC = "public"
 
@@ -76,6 +79,9 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
     Endpoint.KEY_INFO: Rate(10, 60),
     Endpoint.FUNDING_HISTORY: Rate(20, 60),
     Endpoint.ASSET_HISTORY: Rate(10, 60),
+    Endpoint.LIQUIDATIONS: Rate(10, 1),
+    Endpoint.POSITION_HISTORY: Rate(10, 1),
+    Endpoint.MARGIN_MODES: Rate(10, 1),
     Endpoint.SYSTEM_INFO: Rate(1, 1),
     Endpoint.PUBLIC: Rate(10, 1),
 }

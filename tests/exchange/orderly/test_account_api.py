@@ -233,12 +233,18 @@ def test_a_withdrawal_counts_from_its_request(status: str) -> None:
     assert (found.flow.amount, found.flow.at) == (Decimal("-555.5"), datetime(2026, 3, 10, 12, 0, tzinfo=UTC))
 
 
+def test_a_failed_withdrawal_moved_nothing() -> None:
+    """It was debited at first, so it takes the place of the withdrawal that is stored."""
+    found = transfer_of(deposit(side="WITHDRAW", trans_status="FAILED"), PRICES)
+    assert found is not None
+    assert found.flow.amount == 0
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"trans_status": "PROCESSING"},
         {"trans_status": "FAILED"},
-        {"side": "WITHDRAW", "trans_status": "FAILED"},
         {"side": "SOMETHING"},
         {"amount": None},
         {"id": ""},
