@@ -19,8 +19,8 @@ from kekbridge.daemon.app import Daemon
 from kekbridge.model import Limits, Mode, Order, RateLimits, TradingState, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
+from kekbridge.store import journal, webhooks
 from kekbridge.store import orders as order_rows
-from kekbridge.store import webhooks
 from kekbridge.store.settings import ACCOUNT
 from kekbridge.webhooks import registry
 from tests.waiting import until
@@ -165,6 +165,20 @@ class Bridge:
             for row in await self.control("journal")
             if row["event"] == event and all(row.get(name) == value for name, value in fields.items())
         ]
+
+    async def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return the figures of every event of one kind in the bridge's history."""
+        return [dict(event.data) for event in await self.daemon.database.read(journal.latest, kinds=[kind])]
+
+    async def heard(self, kind: str) -> dict[str, Any]:
+        """Wait until the bridge's history has an event of this kind, which must be the only one; return its figures."""
+
+        async def is_written() -> bool:
+            return bool(await self.events(kind))
+
+        await until(is_written)
+        (found,) = await self.events(kind)
+        return found
 
     async def orders(self) -> tuple[Order, ...]:
         return await self.daemon.database.read(order_rows.list_orders, limit=1000)

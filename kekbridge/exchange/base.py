@@ -186,6 +186,53 @@ class ClosedPosition(Struct, frozen=True, kw_only=True):
     closed_at: datetime
 
 
+# --------------------------------------------------------------------------------------------------- account events
+
+
+class LeverageChanged(Struct, frozen=True):
+    """The leverage of a market was changed by somebody else, such as the trader in the front end."""
+
+    symbol: str
+    margin_mode: MarginMode
+    #: None: not known before.
+    before: Decimal | None
+    after: Decimal
+
+
+class MarginModeChanged(Struct, frozen=True):
+    """The default margin mode of a market was changed by somebody else."""
+
+    symbol: str
+    #: The mode that new orders without one use.
+    before: MarginMode
+    after: MarginMode
+
+
+class MarketChanged(Struct, frozen=True):
+    """A market's status changed; one that the exchange lists no more is `DELISTED`."""
+
+    symbol: str
+    #: The exchange's words.
+    before: str
+    after: str
+
+
+class TopicRefused(Struct, frozen=True):
+    """The exchange refused one topic of a stream; the others are in use."""
+
+    #: Its name at the exchange.
+    topic: str
+    #: The exchange's words, on one line.
+    reason: str
+
+
+class RecordsChanged(Struct, frozen=True):
+    """The stream hints at new liquidations or transfers: read the account's records."""
+
+
+AccountEvent = LeverageChanged | MarginModeChanged | MarketChanged | TopicRefused | RecordsChanged
+
+
 # -------------------------------------------------------------------------------------------------------------- protocol
 
 
@@ -347,6 +394,9 @@ class Exchange(Protocol):
 
     def listen_account(self, callback: Callable[[AccountSnapshot], None]) -> None:
         """Call back with the new snapshot when a position, a balance or a leverage has changed; not for every mark price."""
+
+    def listen_events(self, callback: Callable[[AccountEvent], None]) -> None:
+        """Call back with what happened to the account and its markets without a request of ours."""
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:
         """Call back when reports may have been missed: every unfinished order must be queried."""

@@ -84,6 +84,13 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     ),
     "position_protected": _other("info", "position has a stop again or is closed: {symbol}"),
     # ----------------------------------------------------------------------------------------------------------- account
+    "leverage_changed": _other("warning", "{symbol}: leverage changed elsewhere from {before} to {after} ({margin_mode})"),
+    "margin_mode_changed": _other("warning", "{symbol}: margin mode changed elsewhere from {before} to {after}"),
+    "market_changed": _other("warning", "{symbol}: the exchange changed the market from {before} to {after}"),
+    "market_delisted": _other("warning", "{symbol} is being delisted ({after}): close what you hold in it", "before"),
+    "topic_refused": _other(
+        "warning", "the exchange refuses the stream topic {topic}: {reason}; what it reports is read by queries instead"
+    ),
     "trading_state": _other("warning", "trading is {state} ({scope}), by {by}: {reason}", "until"),
     "reconciliation_difference": _other("warning", "the exchange's records differ from kekbridge's: {detail}", "symbol"),
     "history_incomplete": _other(

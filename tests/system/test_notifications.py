@@ -24,8 +24,8 @@ from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.receiver import Receiver
 from tests.waiting import until
 
-# Kinds that would need a broken machine, hours, or a second process. They are appended to the history; the tests of ops, store and ingress
-# check that their causes append them.
+# Kinds that would need a broken machine, hours, or a second process. They are appended to the history; the tests of ops, store, ingress and
+# execution check that their causes append them.
 BY_HISTORY = {
     "admin_port_taken",
     "admin_port_free",
@@ -45,6 +45,11 @@ BY_HISTORY = {
     "history_incomplete",
     "account_adopted",
     "orderly_key_removed",
+    "leverage_changed",
+    "margin_mode_changed",
+    "market_changed",
+    "market_delisted",
+    "topic_refused",
 }
 # Templates that put the kind in front of the text.
 NAMED = {kind: f"{kind}| {message.template}" for kind, message in MESSAGES.items()}

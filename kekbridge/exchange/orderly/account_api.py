@@ -35,6 +35,7 @@ _MAX_TRANSFER_TIME: Final = timedelta(days=1)
 _USDC: Final = "USDC"
 _ONE: Final = Decimal(1)
 _MOST_CLOSED: Final = 500
+_MARGIN_MODES: Final = frozenset(MarginMode)
 _LIQUIDATION_FEES: Final = ("abs_liquidator_fee", "abs_insurance_fund_fee")
 # What the realized P&L of the history of positions is after.
 _POSITION_COSTS: Final = ("trading_fee", "accumulated_funding_fee", "insurance_fund_fee", "liquidator_fee")
@@ -116,13 +117,13 @@ class AccountApi:
             for row in rows_of(await self._orders_api.query_existing(Endpoint.KEY_INFO, "/v1/client/key_info"))
         )
 
-    async def leverages(self) -> dict[str, Decimal]:
-        """Cross leverage by symbol, as far as the exchange reports it; empty if the call does not exist."""
-        chosen: dict[str, Decimal] = {}
+    async def leverages(self) -> dict[tuple[str, MarginMode], Decimal]:
+        """Leverage by symbol and margin mode, as far as the exchange reports it; empty if the call does not exist."""
+        chosen: dict[tuple[str, MarginMode], Decimal] = {}
         for row in rows_of(await self._orders_api.query(Endpoint.LEVERAGE_GET, "/v1/client/leverages")):
             value = parsing.decimal_or_none(row.get("leverage"))
-            if value is not None and str(row.get("margin_mode") or MarginMode.CROSS) == MarginMode.CROSS:
-                chosen[str(row.get("symbol"))] = value
+            if value is not None:
+                chosen[str(row.get("symbol")), parsing.margin_mode_or_cross(row)] = value
         return chosen
 
     async def set_leverage(self, symbol: str, leverage: int) -> SubmitResult:
@@ -197,6 +198,15 @@ class AccountApi:
         rows = rows_of(await self._orders_api.query(Endpoint.POSITION_HISTORY, path))
         lines = (closed_position_of(row) for row in rows)
         return tuple(sorted((each for each in lines if each is not None), key=lambda each: each.closed_at))
+
+    async def margin_modes(self) -> dict[str, MarginMode]:
+        """The default margin mode by symbol; empty if the call does not exist."""
+        chosen: dict[str, MarginMode] = {}
+        for row in rows_of(await self._orders_api.query(Endpoint.MARGIN_MODES, "/v1/client/margin_modes")):
+            mode = str(row.get("default_margin_mode")).upper()
+            if mode in _MARGIN_MODES and row.get("symbol"):
+                chosen[str(row["symbol"])] = MarginMode(mode)
+        return chosen
 
 
 def liquidations_of(row: Mapping[str, Any]) -> list[LiquidatedPart]:

@@ -26,6 +26,7 @@ Key = tuple[str, MarginMode]
 READ_LAG_MS: Final = 5_000
 # More than the exchange executes for one account between two reads of the totals, which include the older ones.
 _MAX_FILL_IDS: Final = 2_000
+DELISTED: Final = "DELISTED"
 _BASIS_POINT: Final = Decimal("0.0001")
 _IMR_EXPONENT: Final = Decimal("0.8")
 _ONE: Final = Decimal(1)
@@ -102,7 +103,10 @@ class AccountState:
         self._confirmed_at = self._clock()
 
     def apply_instruments(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Replace the trading rules; return how many symbols have some. Rows that are unreadable or owned by a broker are left out."""
+        """Replace the trading rules; return how many symbols have some. Rows that are unreadable or owned by a broker are left out.
+
+        A market that is listed no more keeps its last rules with the status DELISTED: what is held in it can still be named and sized.
+        """
         instruments: dict[str, Instrument] = {}
         for row in rows:
             if row.get("broker_id"):
@@ -113,9 +117,18 @@ class AccountState:
                 continue
             instruments[instrument.symbol] = instrument
         if instruments:
-            self._instruments = MappingProxyType(instruments)
+            gone = {
+                symbol: replace(known, status=DELISTED)
+                for symbol, known in self._instruments.items()
+                if symbol not in instruments
+            }
+            self._instruments = MappingProxyType(instruments | gone)
             self._snapshot = None
         return len(instruments)
+
+    def market_statuses(self) -> dict[str, str]:
+        """The exchange's word for the status of each market, by symbol."""
+        return {symbol: instrument.status for symbol, instrument in self._instruments.items()}
 
     def apply_marks(self, prices: Mapping[str, Decimal], at: datetime) -> None:
         """Set mark prices observed at a time (local clock); an older observation does not replace a newer one."""
@@ -226,7 +239,7 @@ class AccountState:
             return False
         has_changed = held.position.quantity != row.position.quantity
         position = row.position
-        if position.leverage is not None:
+        if position.leverage is not None and position.margin_mode is MarginMode.CROSS:
             self.apply_leverage(position.symbol, position.leverage)
         held.position = position
         held.seq = row.seq if row.seq is not None else held.seq

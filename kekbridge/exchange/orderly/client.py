@@ -18,16 +18,19 @@ from kekbridge import errors
 from kekbridge.config import ExchangeSettings
 from kekbridge.exchange.base import (
     Accepted,
+    AccountEvent,
     ClosedPosition,
     FundingPayment,
     Health,
     KeyInfo,
     LiquidatedPart,
     Permit,
+    RecordsChanged,
     Rejected,
     RequestDescription,
     Retryable,
     SubmitResult,
+    TopicRefused,
     Transfer,
 )
 from kekbridge.exchange.orderly import parsing, requests
@@ -39,12 +42,12 @@ from kekbridge.exchange.orderly.orders_api import OrdersApi, create_endpoint, wo
 from kekbridge.exchange.orderly.rate_limiter import RateLimiter, WindowPermit, scaled
 from kekbridge.exchange.orderly.requests import CreateRequest, OrderKind
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
+from kekbridge.exchange.orderly.stream_feed import ESSENTIAL_TOPICS, PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
 from kekbridge.exchange.orderly.sync import AccountSync
 from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Fill, Instrument, Order, OrderIntent, Side
+from kekbridge.model import AccountSnapshot, Fill, Instrument, MarginMode, Order, OrderIntent, Side
 from kekbridge.model.orders import OrderStatusReport
 
 if TYPE_CHECKING:
@@ -123,13 +126,21 @@ class OrderlyExchange:
             on_account=self._on_account_changed,
             on_leg=self._notify_gap,
             on_system=self._sync.on_system_status,
+            on_leverage=self._sync.on_leverage,
+            on_records=lambda: self._notify_event(RecordsChanged()),
         )
+        self._sync.on_event = self._notify_event
         self._private_stream, self._public_stream = self._make_streams(urls, stream_timings or StreamTimings())
-        self._sync.has_marks = lambda: self._public_stream.is_live
+        self._sync.has_marks = lambda: self._public_stream.is_live and "markprices" not in self._public_stream.refused
+        self._sync.hears_leverage = lambda: (
+            self._private_stream.is_live and "account" not in self._private_stream.refused
+        )
+        self._refused_topics: dict[str, str] = {}  # reported since the start
         self._tasks: list[asyncio.Task[None]] = []
         self._report_listeners: list[Callable[[OrderStatusReport], None]] = []
         self._account_listeners: list[Callable[[AccountSnapshot], None]] = []
         self._gap_listeners: list[Callable[[], None]] = []
+        self._event_listeners: list[Callable[[AccountEvent], None]] = []
 
     def _make_streams(self, urls: BaseUrls, timings: StreamTimings) -> tuple[Stream, Stream]:
         private = Stream(
@@ -141,7 +152,8 @@ class OrderlyExchange:
             on_message=self._feed.handle,
             on_live=self._sync.on_stream_connected,
             on_lost=self._sync.on_stream_lost,
-            on_frame=self._sync.on_stream_frame,
+            on_refused=self._on_topic_refused,
+            on_frame=self._on_frame,
             timings=timings,
         )
         public = Stream(
@@ -150,6 +162,7 @@ class OrderlyExchange:
             PUBLIC_TOPICS,
             session=lambda: self._transport.session,
             on_message=self._feed.handle,
+            on_refused=self._on_topic_refused,
             timings=timings,
         )
         return private, public
@@ -177,15 +190,23 @@ class OrderlyExchange:
             stream_is_live=self.stream_is_live,
             clock_offset_ms=None if offset_ms is None else offset_ms + self._ahead_of_wall_ms(),
             last_heard_at=self._account_state.confirmed_at,
-            detail=self._sync.detail,
+            detail=self._sync.detail or self._refused_detail(),
         )
 
     @property
     def stream_is_live(self) -> bool:
-        return self._private_stream.is_live
+        return self._private_stream.is_live and not ESSENTIAL_TOPICS & self._private_stream.refused.keys()
 
     def now(self) -> datetime:
         return self._clock() + timedelta(milliseconds=self._transport.offset.ms or 0)
+
+    def _on_frame(self) -> None:
+        if self.stream_is_live:  # else its silence confirms nothing
+            self._sync.on_stream_frame()
+
+    def _refused_detail(self) -> str:
+        refused = sorted({**self._private_stream.refused, **self._public_stream.refused})
+        return f"the exchange refuses the stream topic {', '.join(refused)}" if refused else ""
 
     async def start(self) -> None:
         """Connect and keep the snapshot fresh. Return after the first attempt, at most after 3 s; attempts continue."""
@@ -408,16 +429,28 @@ class OrderlyExchange:
         return worst(list(await asyncio.gather(*calls)))
 
     def leverage_of(self, symbol: str) -> Decimal | None:
-        return self._account_state.leverage_of(symbol)
+        """As in `Exchange`: None also if it may have been changed elsewhere since it was read."""
+        return self._account_state.leverage_of(symbol) if self._sync.knows_leverage else None
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> SubmitResult:
         """As in `Exchange`: a whole number from 1 to 100."""
         if leverage != leverage.to_integral_value() or not 1 <= leverage <= 100:
             return Rejected("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")
-        if self.leverage_of(symbol) == leverage:
+        if not self._sync.knows_leverage:
+            try:
+                await self._sync.read_leverages()
+            except errors.ExchangeUnavailable as error:
+                return Retryable(error.code, f"the leverage in force could not be read: {error.message}")
+        if self._account_state.leverage_of(symbol) == leverage:
             return Accepted("")  # 5 changes a minute are allowed
-        result = await self.account_api.set_leverage(symbol, int(leverage))
-        if isinstance(result, Accepted):
+        self._sync.begin_setting(symbol, MarginMode.CROSS, leverage)
+        is_set = False
+        try:
+            result = await self.account_api.set_leverage(symbol, int(leverage))
+            is_set = isinstance(result, Accepted)
+        finally:
+            self._sync.end_setting(symbol, MarginMode.CROSS, leverage if is_set else None)
+        if is_set:
             self._account_state.apply_leverage(symbol, leverage)
             self._on_account_changed()
         return result
@@ -432,6 +465,19 @@ class OrderlyExchange:
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:
         self._gap_listeners.append(callback)
+
+    def listen_events(self, callback: Callable[[AccountEvent], None]) -> None:
+        self._event_listeners.append(callback)
+
+    def _notify_event(self, event: AccountEvent) -> None:
+        for callback in self._event_listeners:
+            callback(event)
+
+    def _on_topic_refused(self, topic: str, reason: str) -> None:
+        """Publish a refused topic once, however often the stream reconnects."""
+        if self._refused_topics.get(topic) != reason:
+            self._refused_topics[topic] = reason
+            self._notify_event(TopicRefused(topic, reason))
 
     def _notify_report(self, report: OrderStatusReport) -> None:
         for callback in self._report_listeners:

@@ -20,12 +20,17 @@ from kekbridge.exchange.orderly.account_api import SystemInfo, prices_of, system
 from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.exchange.orderly.replies import read_json
 from kekbridge.log import get_logger
-from kekbridge.model import ZERO, Fill
+from kekbridge.model import ZERO, Fill, MarginMode
 from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.stream_feed")
 
-PRIVATE_TOPICS: Final = ("executionreport", "algoexecutionreportv2", "position", "balance")
+PRIVATE_TOPICS: Final = (
+    *("executionreport", "algoexecutionreportv2", "position", "balance"),
+    *("account", "liquidationsaccount", "wallet"),
+)
+#: Without these the stream does not show what becomes of orders and positions: they are polled.
+ESSENTIAL_TOPICS: Final = frozenset({"executionreport", "algoexecutionreportv2", "position"})
 PUBLIC_TOPICS: Final = ("markprices", "maintenance_status")
 # Orders and executions whose repetitions are recognized. At the exchange's ten orders a second that covers more time than the account
 # state is ever old: an older one is in the totals already, and the store knows it by its version or trade id.
@@ -36,7 +41,8 @@ class StreamFeed:
     """Turns messages into callbacks.
 
     `on_report` gets each new order report; `on_account` is called when a position or balance changed; `on_leg` when a leg of an algo
-    order was reported without its root, whose state must be queried; `on_system` gets the exchange's status.
+    order was reported without its root, whose state must be queried; `on_system` gets the exchange's status; `on_leverage` the leverage
+    of a market as the account has it; `on_records` is called for a liquidation or a transfer.
     """
 
     def __init__(
@@ -48,6 +54,8 @@ class StreamFeed:
         on_account: Callable[[], None],
         on_leg: Callable[[], None],
         on_system: Callable[[SystemInfo], None],
+        on_leverage: Callable[[str, MarginMode, Decimal], None],
+        on_records: Callable[[], None],
     ) -> None:
         self._account = account
         self._clock = clock
@@ -55,6 +63,8 @@ class StreamFeed:
         self._on_account = on_account
         self._on_leg = on_leg
         self._on_system = on_system
+        self._on_leverage = on_leverage
+        self._on_records = on_records
         # By order: seq and version of the last report, and its hash (the report is twenty times as large).
         self._last_seen: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
         self._trade_ids: OrderedDict[str, None] = OrderedDict()
@@ -79,6 +89,11 @@ class StreamFeed:
                 self._positions(_value(data))
             elif topic == "balance":
                 self._on_account()  # does not contain the free collateral: the owner refreshes the totals
+            elif topic == "account":
+                self._account_detail(_mapping(_value(data)))
+            elif topic in ("liquidationsaccount", "wallet"):
+                self._on_account()
+                self._on_records()
             elif topic == "markprices":
                 self._marks(_value(data))
             elif topic == "maintenance_status":
@@ -122,6 +137,16 @@ class StreamFeed:
             [parsing.snake_keys(row) for row in rows if isinstance(row, Mapping)]
         ):
             self._on_account()
+
+    def _account_detail(self, data: Mapping[str, Any]) -> None:
+        detail = data.get("accountDetail", data)
+        chosen = _mapping(detail).get("symbolLeverage")
+        if not isinstance(chosen, Mapping):
+            return  # totals or fees: the owner reads them on its own schedule
+        row = parsing.snake_keys(dict(chosen))
+        leverage = parsing.decimal_or_none(row.get("leverage"))
+        if leverage is not None and leverage > 0 and isinstance(row.get("symbol"), str):
+            self._on_leverage(row["symbol"], parsing.margin_mode_or_cross(row), leverage)
 
     def _marks(self, data: Any) -> None:
         rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, list) else []

@@ -8,25 +8,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.errors import ExchangeUnavailable
+from kekbridge.exchange.base import AccountEvent, LeverageChanged, MarginModeChanged, MarketChanged
 from kekbridge.exchange.orderly.account_api import AccountApi, SystemInfo
 from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.exchange.orderly.orders_api import OrdersApi
 from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot
+from kekbridge.model import AccountSnapshot, MarginMode
 from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.sync")
 
-_RULES_INTERVAL: Final = timedelta(hours=1)
+_RULES_INTERVAL: Final = timedelta(minutes=5)  # a market that is delisted, or whose steps change, is noticed within it
 _INFO_INTERVAL: Final = timedelta(seconds=60)  # client/info: at most 10 calls a minute
 _SYSTEM_INTERVAL: Final = timedelta(seconds=10)
 # Requests that come together (the fills of one order) share one refresh; positions: 3 calls a second on average.
 _COALESCE_S: Final = 0.15
 _MIN_INTERVAL_S: Final = 0.5
+# How long a read of the leverages is believed without the stream's reports: about one order's way.
+_LEVERAGE_FRESH_S: Final = 1.0
 _FIRST_RETRY_S: Final = 0.5
 
 
@@ -61,6 +65,18 @@ class AccountSync:
         self.on_report: Callable[[OrderStatusReport], None] = lambda report: None
         self.on_account: Callable[[], None] = lambda: None
         self.on_gap: Callable[[], None] = lambda: None
+        self.on_event: Callable[[AccountEvent], None] = lambda event: None
+        #: True while the stream reports every leverage that is set.
+        self.hears_leverage: Callable[[], bool] = lambda: False
+        self._is_leverage_synced = False  # the leverages were read after the stream began to report them
+        self._leverage_read_at: float | None = None
+        self._margin_modes: dict[str, MarginMode] = {}
+        self._leverages: dict[tuple[str, MarginMode], Decimal] = {}  # as last read, reported or set
+        self._setting: dict[tuple[str, MarginMode], Decimal] = {}  # leverages that we are setting
+        self._asked: dict[
+            tuple[str, MarginMode], Decimal
+        ] = {}  # that we have asked for last: a report of one is no news
+        self._settings_begun = 0
 
     # -------------------------------------------------------------------------------------------------------- status
 
@@ -117,12 +133,13 @@ class AccountSync:
     def on_stream_connected(self) -> None:
         """The stream is subscribed: fetch what happened while it was not (docs/internals/orderly.md section 12)."""
         self._is_resync_due = True
-        self._is_stream_synced = False
+        self._is_stream_synced = self._is_leverage_synced = False
+        self._last_read_at.pop("leverages", None)
         self._refresh_requested.set()
 
     def on_stream_lost(self, reason: str) -> None:
         """From now on silence of the stream confirms nothing."""
-        self._is_stream_synced = False
+        self._is_stream_synced = self._is_leverage_synced = False
 
     def on_stream_frame(self) -> None:
         """A frame of the private stream: after the resync, what it does not report has not changed."""
@@ -132,6 +149,52 @@ class AccountSync:
     def request_refresh(self) -> None:
         """Refresh soon; requests within 0.15 s share one refresh."""
         self._refresh_requested.set()
+
+    # ----------------------------------------------------------------------------------------------------- leverage
+
+    @property
+    def knows_leverage(self) -> bool:
+        """True while the leverages are known to be as the exchange has them: reported by the stream, or read just now."""
+        if self._is_leverage_synced and self.hears_leverage():
+            return True
+        read_at = self._leverage_read_at
+        return read_at is not None and asyncio.get_running_loop().time() - read_at < _LEVERAGE_FRESH_S
+
+    def begin_setting(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        """A leverage is being set by us: a report of it is no news, and what is read meanwhile is not believed."""
+        self._setting[symbol, mode] = self._asked[symbol, mode] = leverage
+        self._settings_begun += 1
+
+    def end_setting(self, symbol: str, mode: MarginMode, leverage: Decimal | None) -> None:
+        """The request has its answer, or none; `leverage`: what is set now, None if that is not known or it was not changed."""
+        self._setting.pop((symbol, mode), None)
+        if leverage is not None:
+            self._leverages[symbol, mode] = leverage
+
+    def on_leverage(self, symbol: str, mode: MarginMode, leverage: Decimal) -> None:
+        """Take the leverage of a market from the stream or a read; one that somebody else changed is an event."""
+        before = self._leverages.get((symbol, mode))
+        self._leverages[symbol, mode] = leverage
+        if mode is MarginMode.CROSS:
+            self._account_state.apply_leverage(symbol, leverage)
+        if before is not None and before != leverage and self._asked.get((symbol, mode)) != leverage:
+            if (symbol, mode) not in self._setting:
+                self._asked.pop((symbol, mode), None)
+            log.warning("leverage_changed", symbol=symbol, margin_mode=mode, before=before, after=leverage)
+            self.on_event(LeverageChanged(symbol, mode, before, leverage))
+            self.on_account()
+
+    async def read_leverages(self) -> None:
+        """Read the leverages of every market now, from the exchange. Raises ExchangeUnavailable."""
+        was_heard, begun = self.hears_leverage(), self._settings_begun
+        started_at = asyncio.get_running_loop().time()
+        found = await self._account_api.leverages()
+        if self._setting or begun != self._settings_begun:
+            return  # perhaps older than what we have set meanwhile
+        for (symbol, mode), leverage in found.items():
+            self.on_leverage(symbol, mode, leverage)
+        self._leverage_read_at = started_at
+        self._is_leverage_synced = was_heard and self.hears_leverage()
 
     # ------------------------------------------------------------------------------------------------------------- the loop
 
@@ -173,6 +236,8 @@ class AccountSync:
                 steps.append(self._read_rules())
             if self._is_due("info", _INFO_INTERVAL):
                 steps.append(self._read_info())
+            if self._is_due("leverages", _INFO_INTERVAL):
+                steps.append(self._read_leverages())
             if not self.has_marks():
                 steps.append(self._read_marks())
             for result in await asyncio.gather(*steps, return_exceptions=True):
@@ -216,8 +281,15 @@ class AccountSync:
         self._account_state.apply_account(found.data, answered_ms=answered_ms)
 
     async def _read_rules(self) -> None:
-        if self._account_state.apply_instruments(await self._account_api.rules()):
-            self._last_read_at["rules"] = self._clock()
+        before = self._account_state.market_statuses()
+        if not self._account_state.apply_instruments(await self._account_api.rules()):
+            return
+        self._last_read_at["rules"] = self._clock()
+        for symbol, status in self._account_state.market_statuses().items():
+            was = before.get(symbol, status)
+            if was != status:
+                log.warning("market_status", symbol=symbol, before=was, after=status)
+                self.on_event(MarketChanged(symbol, was, status))
 
     async def read_rules(self) -> None:
         """Read the trading rules now. Raises ExchangeUnavailable."""
@@ -226,13 +298,29 @@ class AccountSync:
     async def _read_info(self) -> None:
         try:
             self._account_state.apply_info(await self._account_api.client_info())
-            for symbol, leverage in (await self._account_api.leverages()).items():
-                self._account_state.apply_leverage(symbol, leverage)
         except ExchangeUnavailable as error:
             if "info" not in self._last_read_at:
-                raise  # without fees and leverage no order can be checked
+                raise  # without fees no order can be checked
             log.warning("account_settings_not_readable", code=error.code, error=error.message)
         self._last_read_at["info"] = self._clock()
+
+    async def _read_leverages(self) -> None:
+        try:
+            await self.read_leverages()
+            await self._read_margin_modes()
+        except ExchangeUnavailable as error:
+            if self._leverage_read_at is None:
+                raise  # without leverage no order can be checked
+            log.warning("account_settings_not_readable", code=error.code, error=error.message)
+        self._last_read_at["leverages"] = self._clock()
+
+    async def _read_margin_modes(self) -> None:
+        modes = await self._account_api.margin_modes()
+        for symbol, mode in modes.items():
+            before = self._margin_modes.get(symbol, mode)
+            if before is not mode:
+                self.on_event(MarginModeChanged(symbol, before, mode))
+        self._margin_modes = modes
 
     async def _read_marks(self) -> None:
         self._account_state.apply_marks(await self._account_api.marks(), self._clock())

@@ -58,6 +58,8 @@ class _Message(msgspec.Struct):
     errorMsg: Any = None  # noqa: N815 - the protocol's name
     #: What the topic reports, not parsed yet: each topic has a parser of its own.
     data: msgspec.Raw = msgspec.Raw(b"null")
+    #: The topic `account` as the exchange documents it: without its name, and without `data`.
+    accountDetail: msgspec.Raw = msgspec.Raw(b"null")  # noqa: N815 - the protocol's name
 
 
 _MESSAGES: Final = msgspec.json.Decoder(_Message)
@@ -68,15 +70,15 @@ class _ConnectionLost(Exception):
 
 
 class _HandshakeRefused(_ConnectionLost):
-    """The exchange refused the login or a topic: reconnecting at once would not help."""
+    """The exchange refused the login, or every topic: reconnecting at once would not help."""
 
 
 class Stream:
     """A stream that reconnects. One task awaits `run()`, which ends by cancellation only.
 
     `login` returns the parameters of the auth message; None for a public stream. `on_message(topic, data)` gets every message of a
-    topic, its data as JSON; `on_frame()` is called for every frame, `on_live()` each time all topics are subscribed, `on_lost(reason)`
-    for each loss.
+    topic, its data as JSON; `on_frame()` is called for every frame, `on_live()` each time the topics are subscribed, `on_refused(topic,
+    reason)` before that for each topic that the exchange refuses, which costs that topic only, `on_lost(reason)` for each loss.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Stream:
         on_message: Callable[[str, msgspec.Raw], None],
         on_live: Callable[[], None] = lambda: None,
         on_lost: Callable[[str], None] = lambda reason: None,
+        on_refused: Callable[[str, str], None] = lambda topic, reason: None,
         on_frame: Callable[[], None] = lambda: None,
         login: Callable[[], Mapping[str, Any]] | None = None,
         timings: StreamTimings,
@@ -100,10 +103,13 @@ class Stream:
         self._on_message = on_message
         self._on_live = on_live
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._on_frame = on_frame
         self._login = login
         self._timings = timings
         self._pending: set[str] = set()
+        #: Topics that the exchange refused or did not confirm on this connection, and why.
+        self.refused: dict[str, str] = {}
         self.is_live = False
 
     async def run(self) -> None:
@@ -133,9 +139,10 @@ class Stream:
         was_live = False
         try:
             async with asyncio.timeout(self._timings.handshake_s):
-                await self._subscribe(socket)
+                await self._log_in(socket)
+            await self._subscribe(socket)
             self.is_live = was_live = True
-            log.info("stream_live", stream=self.name, topics=len(self._topics))
+            log.info("stream_live", stream=self.name, topics=len(self._topics) - len(self.refused))
             self._on_live()
             await self._read(socket)
         except _ConnectionLost as lost:
@@ -149,16 +156,32 @@ class Stream:
             await socket.close()
         return was_live, "closed", False
 
-    async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Log in and await the confirmation (an earlier subscription would be refused), then subscribe and await every confirmation."""
+    async def _log_in(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Log in and await the confirmation: an earlier subscription would be refused."""
         if self._login is not None:
             self._pending = {_LOGIN_ID}
             await _send(socket, {"id": _LOGIN_ID, "event": "auth", "params": dict(self._login())})
             await self._await_confirmations(socket)
+
+    async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Subscribe and await every confirmation. A topic that is refused or not confirmed in time is done without."""
+        self.refused = {}
         self._pending = set(self._topics)
         for topic in self._topics:
             await _send(socket, {"id": topic, "event": "subscribe", "topic": topic})
-        await self._await_confirmations(socket)
+        try:
+            async with asyncio.timeout(self._timings.handshake_s):
+                await self._await_confirmations(socket)
+        except TimeoutError:
+            if self._pending == set(self._topics):
+                raise
+            self.refused |= dict.fromkeys(self._pending, "not confirmed in time")
+            self._pending = set()
+        if self.refused.keys() == set(self._topics):
+            raise _HandshakeRefused(f"the exchange refused every topic: {next(iter(self.refused.values()), '')}")
+        for topic, reason in self.refused.items():
+            log.warning("topic_refused", stream=self.name, topic=topic, reason=reason)
+            self._on_refused(topic, reason)
 
     async def _await_confirmations(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while self._pending:
@@ -192,6 +215,8 @@ class Stream:
             self._handle_confirmation(message)
         elif isinstance(message.topic, str):
             self._on_message(message.topic, message.data)
+        elif bytes(message.accountDetail) != b"null":
+            self._on_message("account", message.accountDetail)
 
     def _handle_confirmation(self, message: _Message) -> None:
         name = _LOGIN_ID if message.event == "auth" else str(message.id or message.topic)
@@ -199,6 +224,10 @@ class Stream:
             self._pending.discard(name)
             return
         reason = sanitize_line(message.errorMsg) or "no reason given"
+        if name != _LOGIN_ID and name in self._pending:
+            self._pending.discard(name)
+            self.refused[name] = reason
+            return
         raise _HandshakeRefused(f"the exchange refused {name}: {reason}")
 
 

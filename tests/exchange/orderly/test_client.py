@@ -17,7 +17,7 @@ from kekbridge.exchange.base import Accepted, Rejected, Retryable, Unknown
 from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
+from kekbridge.model import AccountSnapshot, Fill, MarginMode, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
 from kekbridge.model.orders import OrderStatusReport
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
@@ -533,7 +533,7 @@ async def test_burst_meets_the_exchange_s_limit_exactly(
 async def test_leverage(exchange: OrderlyExchange, paper: PaperExchange) -> None:
     """Set once per symbol, read back, not sent again when known; invalid values are never sent."""
     assert isinstance(await exchange.set_leverage(BTC, Decimal(5)), Accepted)
-    assert (await exchange.account_api.leverages())[BTC] == 5
+    assert (await exchange.account_api.leverages())[BTC, MarginMode.CROSS] == 5
     assert exchange.snapshot is not None
     assert exchange.snapshot.leverage[BTC] == 5
     assert exchange.snapshot.leverage[ETH] == 10, "other symbols stay"

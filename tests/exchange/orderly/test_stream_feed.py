@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kekbridge.exchange.orderly.account_api import SystemInfo
 from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
-from kekbridge.model import OrderStatus
+from kekbridge.model import MarginMode, OrderStatus
 from kekbridge.model.orders import OrderStatusReport
 from tests.exchange.orderly.json_text import to_json
 
@@ -28,7 +28,9 @@ class Recorded:
         self.reports: list[OrderStatusReport] = []
         self.account_calls = 0
         self.leg_calls = 0
+        self.record_calls = 0
         self.systems: list[SystemInfo] = []
+        self.leverages: list[tuple[str, MarginMode, Decimal]] = []
         self.state = AccountState(lambda: NOW)
         self.feed = StreamFeed(
             self.state,
@@ -37,6 +39,8 @@ class Recorded:
             on_account=self._on_account,
             on_leg=self._on_leg,
             on_system=self.systems.append,
+            on_leverage=lambda *leverage: self.leverages.append(leverage),
+            on_records=self._on_records,
         )
 
     def handle(self, topic: str, value: Any) -> None:
@@ -44,6 +48,9 @@ class Recorded:
 
     def _on_account(self) -> None:
         self.account_calls += 1
+
+    def _on_records(self) -> None:
+        self.record_calls += 1
 
     def _on_leg(self) -> None:
         self.leg_calls += 1

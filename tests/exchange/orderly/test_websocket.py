@@ -140,10 +140,25 @@ async def test_reconnect_logs_in_and_subscribes_again(server: StreamServer, unti
     assert sum(message["event"] == "auth" for message in server.received) >= 3
 
 
-@pytest.mark.parametrize("refused", ["auth", "b"])
-async def test_refused_handshake_is_not_live(server: StreamServer, until: Until, refused: str) -> None:
-    """A refused login or topic never counts as live; the reason is reported, and it is tried again."""
-    server.refuse = {refused}
+async def test_one_refused_topic_costs_that_topic_only(server: StreamServer, until: Until) -> None:
+    """The others are in use on the same connection; the refused one is named, with the exchange's reason."""
+
+    async def script(socket: web.WebSocketResponse) -> None:
+        await socket.send_str('{"topic":"a","ts":5,"data":{"x":1}}')
+
+    server.refuse, server.script = {"b"}, script
+    async with running(server) as (stream, listener):
+        await until(lambda: listener.messages)
+        assert stream.is_live
+        assert stream.refused == {"b": "auth failed"}
+        assert listener.losses == []
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("refused", [{"auth"}, {"a", "b"}], ids=["login", "every topic"])
+async def test_refused_handshake_is_not_live(server: StreamServer, until: Until, refused: set[str]) -> None:
+    """A refused login, or the refusal of every topic, never counts as live; the reason is reported, and it is tried again."""
+    server.refuse = refused
     async with running(server) as (stream, listener):
         await until(lambda: len(listener.losses) >= 2)
         assert not stream.is_live
