@@ -108,6 +108,8 @@ class AccountSnapshot(Struct, frozen=True):
     max_leverage: Decimal | None = None
     #: Fraction of the notional.
     taker_fee_rate: Decimal = ZERO
+    #: By symbol, of the markets with a fee of their own.
+    own_taker_fee_rates: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
     #: Isolated positions, and everything else that the trader holds in this account.
     other_positions: tuple[Position, ...] = ()
 
@@ -115,6 +117,10 @@ class AccountSnapshot(Struct, frozen=True):
         """Signed quantity of the open cross position, zero when flat."""
         position = self.positions.get(symbol)
         return position.quantity if position else ZERO
+
+    def taker_fee_rate_of(self, symbol: str) -> Decimal:
+        """The taker fee of a market, as a fraction of the notional."""
+        return self.own_taker_fee_rates.get(symbol, self.taker_fee_rate)
 
     def mark_price(self, symbol: str) -> Decimal | None:
         mark = self.marks.get(symbol)

@@ -173,7 +173,7 @@ def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commit
     in_force = leverage_in_force(symbol, snapshot)
     reserved = margin_of(symbol, known, in_force, mark, snapshot)
     margin = margin_of(symbol, largest, intent.leverage or in_force, price, snapshot)
-    return margin - reserved + intent.notional * snapshot.taker_fee_rate
+    return margin - reserved + intent.notional * snapshot.taker_fee_rate_of(symbol)
 
 
 def margin_promised(

@@ -81,6 +81,11 @@ class AccountApi:
         """The trading rules of every symbol: rows of `/v1/public/info`."""
         return rows_of(await self._orders_api.query_existing(Endpoint.PUBLIC, "/v1/public/info", is_signed=False))
 
+    async def rwa_symbols(self) -> frozenset[str]:
+        """The markets of real-world assets, which have a fee rate of their own (section 3); none if the call does not exist."""
+        reply = await self._orders_api.query(Endpoint.PUBLIC, "/v1/public/rwa/info", is_signed=False)
+        return frozenset(str(row["symbol"]) for row in rows_of(reply) if row.get("symbol"))
+
     async def marks(self) -> dict[str, Decimal]:
         """Mark prices of all symbols, without those that have none (null, section 4)."""
         rows = rows_of(await self._orders_api.query_existing(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))

@@ -68,6 +68,8 @@ class AccountState:
         self._leverage: Mapping[str, Decimal] = MappingProxyType({})
         self._max_leverage: Decimal | None = None
         self._taker_fee_rate = ZERO
+        self._rwa_symbols: frozenset[str] = frozenset()
+        self._rwa_taker_fee_rate: Decimal | None = None
         self._account_value = ZERO
         self._free_collateral = ZERO
         self._confirmed_at: datetime | None = None
@@ -146,7 +148,14 @@ class AccountState:
         if rate is None:
             rate = parsing.decimal_or_none(data.get("taker_fee_rate"))
         self._taker_fee_rate = ZERO if rate is None else rate * _BASIS_POINT
+        rwa_rate = parsing.decimal_or_none(data.get("rwa_taker_fee_rate"))
+        self._rwa_taker_fee_rate = None if rwa_rate is None else rwa_rate * _BASIS_POINT
         self._max_leverage = parsing.decimal_or_none(data.get("max_leverage"))
+        self._snapshot = None
+
+    def apply_rwa_symbols(self, symbols: frozenset[str]) -> None:
+        """Set which markets are of real-world assets: they have a fee rate of their own."""
+        self._rwa_symbols = symbols
         self._snapshot = None
 
     def apply_leverage(self, symbol: str, leverage: Decimal) -> None:
@@ -294,6 +303,9 @@ class AccountState:
             leverage=self._leverage,
             max_leverage=self._max_leverage,
             taker_fee_rate=self._taker_fee_rate,
+            own_taker_fee_rates=MappingProxyType(
+                {} if self._rwa_taker_fee_rate is None else dict.fromkeys(self._rwa_symbols, self._rwa_taker_fee_rate)
+            ),
             other_positions=tuple(others),
         )
 

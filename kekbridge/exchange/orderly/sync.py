@@ -290,6 +290,10 @@ class AccountSync:
             if was != status:
                 log.warning("market_status", symbol=symbol, before=was, after=status)
                 self.on_event(MarketChanged(symbol, was, status))
+        try:
+            self._account_state.apply_rwa_symbols(await self._account_api.rwa_symbols())
+        except ExchangeUnavailable as error:
+            log.warning("rwa_markets_not_readable", code=error.code, error=error.message)  # the known ones stay
 
     async def read_rules(self) -> None:
         """Read the trading rules now. Raises ExchangeUnavailable."""

@@ -527,6 +527,16 @@ async def test_burst_meets_the_exchange_s_limit_exactly(
     assert received.index("kb-bx") <= 11
 
 
+async def test_the_fee_of_a_market_is_what_its_fills_cost(exchange: OrderlyExchange, make_order: MakeOrder) -> None:
+    """Markets of real-world assets have a rate of their own; the margin check counts the rate of the market."""
+    assert exchange.snapshot is not None
+    for symbol, quantity in ((BTC, "0.01"), ("PERP_XAU_USDC", "0.1")):
+        order = await placed(exchange, make_order(f"kb-{symbol[5:8]}", symbol=symbol, quantity=Decimal(quantity)))
+        (fill,) = await exchange.fills(await settled(exchange, order))
+        assert fill.fee == fill.price * fill.quantity * exchange.snapshot.taker_fee_rate_of(symbol)
+    assert exchange.snapshot.taker_fee_rate_of(BTC) != exchange.snapshot.taker_fee_rate_of("PERP_XAU_USDC")
+
+
 # ------------------------------------------------------------------------------------------------------------ leverage
 
 
