@@ -53,8 +53,7 @@ class OperatorServices:
             book=trading.book,
             database=resources.database,
             exchange=resources.exchange,
-            transfers=resources.exchange.transfers,
-            funding=resources.exchange.funding_payments,
+            records=trading.records,
             account_limits=account_limits(**resources.settings.risk.limits()),
             clock=resources.clock,
         )

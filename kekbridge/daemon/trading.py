@@ -13,6 +13,7 @@ from typing import Any, Final
 from kekbridge.daemon.resources import Resources
 from kekbridge.errors import KekbridgeError
 from kekbridge.execution.account_events import AccountEvents
+from kekbridge.execution.account_records import AccountRecords
 from kekbridge.execution.admission import AlertAdmissions
 from kekbridge.execution.book import Book
 from kekbridge.execution.canceller import OrderCanceller
@@ -66,6 +67,9 @@ class TradingServices:
         )
         self.reconciler = Reconciler(book=book, exchange=exchange, tracker=self.tracker, settings=settings, clock=clock)
         self._history = HistoryCheck(book=book, database=database, exchange=exchange, clock=clock)
+        self.records = AccountRecords(
+            book=book, database=database, exchange=exchange, tracker=self.tracker, clock=clock
+        )
         self.account_events = AccountEvents(book=book, exchange=exchange, clock=clock)
         self.canceller = OrderCanceller(
             database=database, exchange=exchange, book=book, tracker=self.tracker, clock=clock

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from kekbridge.exchange.base import FundingPayment
 from kekbridge.model import (
     UNCOMMITTED,
     ZERO,
@@ -38,7 +39,7 @@ from kekbridge.store import codec, facts, settings
 from kekbridge.store.codec import EXACT
 from kekbridge.store.facts import ExitsFact, FillFact, OrderFact, OwnedFill
 from kekbridge.store.journal import Entry
-from kekbridge.store.projector import realized_moves
+from kekbridge.store.projector import funding_moves, realized_moves
 from kekbridge.store.reservations import DayTotals, daily_share, reservation_of
 from kekbridge.store.settings import ACCOUNT, TradingControl
 
@@ -93,7 +94,9 @@ class Book:
         self._histories: dict[str, dict[str, StrategyHistory]] = {}
         self._controls: dict[str, TradingControl] = {}
         self._fills: OrderedDict[str, OwnedFill] = OrderedDict()
-        self._recorded: dict[str, Decimal] = {}  # quantity of the fills that are recorded, of unfinished orders
+        self._recorded: dict[str, Decimal] = {}  # quantity of the recorded fills, of unfinished and incomplete orders
+        #: Orders, open or ended, whose recorded fills do not add up to what they have executed, by client order id.
+        self.incomplete: dict[str, Order] = {}
         self._fills_since: datetime | None = None  # every fill executed from this time on is remembered
         self._entrants: dict[str, str] = {}  # by symbol: webhook whose entry the exchange accepted last
         self._by_order_id: dict[str, str] = {}  # the exchange's id of unfinished orders
@@ -126,8 +129,8 @@ class Book:
             commitments=self.commitments,
             changed_commitments={} if excluding is None else self._commitment_without(excluding),
             last_entry_at=self._last_entries(webhook_id, now, cooldown_s, excluding) if cooldown_s > 0 else {},
-            realized_today=own.realized_pnl,
-            account_realized_today=account.realized_pnl,
+            realized_today=own.result,
+            account_realized_today=account.result,
             equity_peak=self.equity_peak,
             strategy_histories=self._histories.get(webhook_id, {}),
         )
@@ -252,12 +255,12 @@ class Book:
     def current(self, order: Order) -> Order:
         """An order as it is now: it may have changed or ended since it was read. Apply transitions to this one only."""
         name = order.client_order_id
-        return self.orders.get(name) or self._ended.get(name) or order
+        return self.orders.get(name) or self._ended.get(name) or self.incomplete.get(name) or order
 
     def order_of(self, order_id: str) -> Order | None:
-        """The unfinished order with this id of the exchange."""
+        """The unfinished or incomplete order with this id of the exchange."""
         name = self._by_order_id.get(order_id)
-        return None if name is None else self.orders.get(name)
+        return None if name is None else self.orders.get(name) or self.incomplete.get(name)
 
     def _move(self, before: Order | None, after: Order) -> None:
         """Bring everything that depends on an order from `before` to `after`."""
@@ -278,13 +281,30 @@ class Book:
         self._move_leg(after, is_open=is_open)
         if after.order_id is not None and (before is None or before.order_id is None):
             self._on_order_id(after)
-        if not is_open:
-            self._recorded.pop(name, None)
-            if after.order_id is not None:
-                self._by_order_id.pop(after.order_id, None)
+        self._note_completeness(before, after)
         self._move_entry(before, after)
         if before is None or not _holds_same_room(before, after):
             self._move_room(before, after)
+
+    def _note_completeness(self, before: Order | None, after: Order) -> None:
+        """Keep whether the recorded fills of an order add up to what it has executed; of complete ended orders nothing is kept."""
+        name = after.client_order_id
+        if (
+            before is not None
+            and before.finished_at is not None
+            and name not in self._recorded.keys() | self.incomplete
+        ):
+            self._recorded[name] = before.executed_quantity  # it had ended completely
+        if after.executed_quantity > self._recorded.get(name, ZERO):
+            self.incomplete[name] = after
+            if after.order_id is not None:
+                self._by_order_id[after.order_id] = name
+            return
+        self.incomplete.pop(name, None)
+        if after.finished_at is not None:
+            self._recorded.pop(name, None)
+            if after.order_id is not None:
+                self._by_order_id.pop(after.order_id, None)
 
     def _remember_ended(self, order: Order) -> None:
         if order.finished_at is None:
@@ -480,9 +500,10 @@ class Book:
 
     def lacks_fills(self, order: Order, executed: Decimal) -> bool:
         """True if the recorded fills of an order do not add up to what it has executed, in base units."""
-        if order.client_order_id not in self.orders:
+        name = order.client_order_id
+        if name not in self.orders and name not in self.incomplete:
             return executed > order.executed_quantity
-        return executed > self._recorded.get(order.client_order_id, ZERO)
+        return executed > self._recorded.get(name, ZERO)
 
     def unknown_trades(self, fills: Iterable[Fill]) -> tuple[str, ...]:
         """Trade ids that may have been stored before the oldest fill that is remembered: look them up, and `remember` what is found."""
@@ -565,8 +586,11 @@ class Book:
         self._fills[after.fill.trade_id] = after
         self._forget_fills()
         name = after.fill.client_order_id
-        if name is not None and name in self.orders and (before is None or before.fill.client_order_id != name):
-            self._recorded[name] = self._recorded.get(name, ZERO) + after.fill.quantity
+        if name is not None and (before is None or before.fill.client_order_id != name):
+            order = self.orders.get(name) or self.incomplete.get(name)
+            if order is not None:
+                self._recorded[name] = EXACT.add(self._recorded.get(name, ZERO), after.fill.quantity)
+                self._note_completeness(order, order)
         signed = after.fill.quantity * after.fill.side.sign
         if before is None:
             self.holdings.record(after.fill.symbol, after.webhook_id or NOBODY, signed)
@@ -580,6 +604,24 @@ class Book:
         if alert_id is None or after.fill.realized_pnl:
             self.version += 1  # not only what an order of ours was reserved for
         self._append(facts.fill_entry(fact, alert_id))
+
+    def record_funding(self, payment: FundingPayment, at: datetime) -> None:
+        """Record a funding payment that is not stored yet; it counts on its UTC day for the account and for the webhook that entered."""
+        at = codec.truncate_to_ms(at)
+        data = {
+            "symbol": payment.symbol,
+            "margin_mode": payment.margin_mode,
+            "at": at,
+            "fee": payment.fee,
+            "rate": payment.rate,
+            "mark_price": payment.mark_price,
+            "webhook_id": self.entrant(payment.symbol),
+        }
+        entry = facts.plain_entry("funding", at=at, data=data)
+        for scope, day, paid in funding_moves(entry.fact.data):
+            self._add_to_day(scope, day, DayTotals(funding=paid))
+        self.version += 1
+        self._append(entry)
 
     def _forget_fills(self) -> None:
         while len(self._fills) > _MOST_FILLS:
@@ -607,9 +649,10 @@ class Book:
                 others += ZERO if held is None else held.quantity
         return others
 
-    def load_recorded(self, client_order_id: str, quantity: Decimal) -> None:
-        """Take over the quantity of an unfinished order's recorded fills."""
-        self._recorded[client_order_id] = quantity
+    def load_recorded(self, order: Order, quantity: Decimal) -> None:
+        """Take over the quantity of the recorded fills of an unfinished or incomplete order."""
+        self._recorded[order.client_order_id] = quantity
+        self._note_completeness(order, order)
 
     def load_legs(self, orders: Iterable[Order]) -> None:
         """Take over the ended legs of alerts with unfinished orders."""
@@ -641,6 +684,7 @@ class Book:
         return {
             "orders": dict(sorted(self.orders.items())),
             "queued": sorted(self.queued),
+            "incomplete": dict(sorted(self.incomplete.items())),
             "legs": {order.alert_id: dict(sorted(self.legs[order.alert_id].items())) for order in self.queued.values()},
             "commitments": dict(sorted(self.commitments.items())),
             "days": {key: totals for key, totals in sorted(self._days.items()) if totals != DayTotals()},

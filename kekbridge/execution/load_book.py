@@ -9,12 +9,13 @@ from typing import Final
 from kekbridge.alerts.identity import WINDOW_S
 from kekbridge.execution.book import Book
 from kekbridge.execution.repeats import RecentAlerts, Taken
-from kekbridge.model import ZERO, MarginMode, RateLimits, Webhook
+from kekbridge.model import MarginMode, RateLimits, Webhook
 from kekbridge.risk.rates import ALL_ENTRIES, LONGEST_WINDOW
 from kekbridge.store import (
     alerts,
     codec,
     fills,
+    incomplete_orders,
     orders,
     positions,
     rate_limits,
@@ -39,10 +40,10 @@ def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: Rate
     book.load_orders(unfinished, sequence=orders.last_sequence(connection))
     for alert_id in {order.alert_id for order in unfinished}:
         book.load_legs(orders.of_alert(connection, alert_id))
-    for order in unfinished:
+    incomplete = incomplete_orders.list_all(connection)
+    for order in {each.client_order_id: each for each in (*unfinished, *incomplete)}.values():
         if order.executed_quantity:
-            recorded = sum((fill.quantity for fill in fills.of_order(connection, order.client_order_id)), ZERO)
-            book.load_recorded(order.client_order_id, recorded)
+            book.load_recorded(order, incomplete_orders.filled_quantity(connection, order.client_order_id))
     for symbol in {order.intent.symbol for order in unfinished}:
         entrant = orders.last_entrant(connection, symbol)
         if entrant is not None:

@@ -160,6 +160,7 @@ class Reconciler:
                 group.create_task(self._tracker.poll(order))
         await self._tracker.poll_exits()  # first: a fill is then known as that of the exit
         await self._tracker.sync_fills()
+        await self._tracker.complete_fills()
         await self._tracker.save_positions(await self._exchange.refresh())
         log.info("reconciled", in_flight=len(in_flight), open=len(open_at_exchange))
 
@@ -206,7 +207,5 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Repeat the comparison in operation: poll unfinished orders, fetch trades, replace positions."""
-        await self._tracker.poll_open_orders()
-        await self._tracker.poll_exits()  # first: a fill is then known as that of the exit
-        await self._tracker.sync_fills()
+        await self._tracker.sync()
         await self._tracker.save_positions(await self._exchange.refresh())

@@ -17,12 +17,14 @@ from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailab
 from kekbridge.exchange.base import Exchange
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book
+from kekbridge.execution.complete_reads import CompleteReads
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.model.orders import ExitStatus, OrderStatusReport
-from kekbridge.store import fills, orders, positions, protection
+from kekbridge.store import fills, incomplete_orders, orders, positions, protection
 from kekbridge.store.database import Database
 from kekbridge.store.facts import OwnedFill
+from kekbridge.store.read_positions import RecordKind
 
 log = get_logger("kekbridge.execution.tracker")
 
@@ -35,8 +37,14 @@ _POSITIONS_PAUSE_S = 1.0
 _POLL_WITHOUT_STREAM_S = 2.0
 # How long a decision waits for fills that are being fetched: what they realized counts against the daily loss.
 LONGEST_WAIT_S = 0.2
-# How far before the last known trade to fetch again: reports may come out of order.
-_TRADE_OVERLAP = timedelta(seconds=10)
+# How far back the trades of a new data directory are read: the running day counts against daily limits.
+_FIRST_TRADES = timedelta(days=1)
+# What could not be read is asked for again after this time, then less and less often; the fills of an order that lacks one more rarely.
+_FIRST_RETRY_S = 0.5
+_SLOWEST_RETRY_S = 5.0
+_SLOWEST_SEARCH_S = 60.0
+# Positions are not compared with fills while one is missing, but not for ever.
+_MISSING_FOR = timedelta(minutes=5)
 
 
 class OrderTracker:
@@ -62,6 +70,7 @@ class OrderTracker:
         self._clock = clock
         self._protection_changed = protection_changed
         self._order_settled = order_settled
+        self._reads = CompleteReads(database, exchange)
         self._exits: dict[str, tuple[ExitStatus, ...]] = {}  # by entry, as last recorded
         self._polling: set[asyncio.Task[None]] = set()
         self._unknown_fills: set[str] = set()  # client order ids of orders whose fills are being fetched
@@ -121,9 +130,9 @@ class OrderTracker:
             try:
                 new_fills = await self._exchange.fills(report)
             except ExchangeUnavailable as error:
-                # The order's own figures suffice for the response; the trades come with the next reconciliation.
+                # The order's own figures suffice for the response; its fills are looked for until they are complete.
                 log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
-                self._sync_requested.set()
+                self._sync_later()
         await self._learn(new_fills)
         legs: tuple[ExitStatus, ...] = ()
         if report.exits:
@@ -146,8 +155,7 @@ class OrderTracker:
             self._book.record_fill(fill, order=order)
         updated = self._book.change(order, after, now=now, has_later_exits=has_later_exits)
         if legs and updated.is_entry and updated.executed_quantity:
-            self._book.record_exits(updated, legs, now=now)
-            self._exits[updated.client_order_id] = legs
+            self._record_exits(updated, legs)
         if new_fills and (updated.needs_stop or has_later_exits):
             self._protection_changed()
         if updated.is_settled and self._book.queued:
@@ -163,7 +171,7 @@ class OrderTracker:
         return legs if legs != known else ()
 
     async def poll_exits(self) -> None:
-        """Query the stop losses and take-profits that were sent with entries, and record their states and fills."""
+        """Query the stop losses and take-profits that were sent with entries; record their states, and fills until none is missing."""
         for entry in await self._database.read(protection.entries_with_open_exits):
             report = await self._exchange.find(entry)
             if report is None or not report.exits:
@@ -171,15 +179,37 @@ class OrderTracker:
             legs = await self._changed_exits(entry, report.exits)
             if not legs:
                 continue
-            exit_fills: tuple[Fill, ...] = ()
-            if any(leg.executed_quantity for leg in legs):
-                exit_fills = await self._exchange.exit_fills(report)
-            await self._learn(exit_fills)
-            self._book.record_exits(entry, legs, now=self._clock())
-            self._exits[entry.client_order_id] = legs
-            for fill in exit_fills:
-                self._book.record_exit(fill, entry=entry)
+            exit_fills = await self._exit_fills(entry, report) if any(leg.executed_quantity for leg in legs) else ()
+            self._record_exits(entry, legs, exit_fills)
             log.info("exits", client_order_id=entry.client_order_id, legs=[f"{leg.kind} {leg.status}" for leg in legs])
+        for entry in await self._database.read(incomplete_orders.entries):
+            report = await self._exchange.find(entry)
+            if report is not None:
+                for fill in await self._exit_fills(entry, report):
+                    self._book.record_exit(fill, entry=entry)
+
+    async def _exit_fills(self, entry: Order, report: OrderStatusReport) -> tuple[Fill, ...]:
+        """The fills of an entry's own exits; none if they cannot be read: they are looked for until they are complete."""
+        try:
+            found = await self._exchange.exit_fills(report)
+        except ExchangeUnavailable as error:
+            log.warning("fills_not_readable", client_order_id=entry.client_order_id, error=error.message)
+            self._sync_later()
+            return ()
+        await self._learn(found)
+        return found
+
+    def _record_exits(self, entry: Order, legs: tuple[ExitStatus, ...], exit_fills: Sequence[Fill] = ()) -> None:
+        """Record the reported exits of an entry with their fills."""
+        self._book.record_exits(entry, legs, now=self._clock())
+        self._exits[entry.client_order_id] = legs
+        for fill in exit_fills:
+            self._book.record_exit(fill, entry=entry)
+
+    async def complete_fills(self) -> None:
+        """Query every order, open or ended, whose recorded fills do not add up to what it has executed, and record what is missing."""
+        for order in list(self._book.incomplete.values()):
+            await self.poll(order)
 
     # ----------------------------------------------------------------------------------------------------------------- fills
 
@@ -192,18 +222,23 @@ class OrderTracker:
             order = self._order_of(fill)
             if order is None and not self._is_known(fill):
                 order = await self._database.read(orders.owner_of, fill.client_order_id, fill.order_id)
-                if order is None and self._book.entrant(fill.symbol) is None:
-                    entrant = await self._database.read(orders.last_entrant, fill.symbol)
-                    if entrant is not None:
-                        self._book.set_entrant(fill.symbol, entrant)
+                if order is None:
+                    await self.find_entrant(fill.symbol)
             new += self._book.record_fill(fill, order=order)
         return new
 
+    async def find_entrant(self, symbol: str) -> None:
+        """Have the book know whose entry was the last in a market: what the exchange does to the position is the result of that webhook."""
+        if self._book.entrant(symbol) is None:
+            entrant = await self._database.read(orders.last_entrant, symbol)
+            if entrant is not None:
+                self._book.set_entrant(symbol, entrant)
+
     def _order_of(self, fill: Fill) -> Order | None:
-        """The unfinished order of ours that a fill belongs to."""
-        if fill.client_order_id is not None and (order := self._book.orders.get(fill.client_order_id)) is not None:
-            return order
-        return self._book.order_of(fill.order_id)
+        """The unfinished or incomplete order of ours that a fill belongs to."""
+        name = fill.client_order_id
+        order = None if name is None else self._book.orders.get(name) or self._book.incomplete.get(name)
+        return order or self._book.order_of(fill.order_id)
 
     def _is_known(self, fill: Fill) -> bool:
         known = self._book.fill(fill.trade_id)
@@ -270,7 +305,7 @@ class OrderTracker:
                 self._book.record_fill(fill, order=order)
         except KekbridgeError as error:
             log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
-            self._sync_requested.set()
+            self._sync_later()
         finally:
             self._unknown_fills.discard(order.client_order_id)
             if not self._unknown_fills:
@@ -278,10 +313,10 @@ class OrderTracker:
 
     @property
     def fills_are_known(self) -> bool:
-        """True if every fill that the account and its open orders show is recorded."""
-        return not (
-            self._unknown_fills
-            or any(self._book.lacks_fills(order, order.executed_quantity) for order in self._book.orders.values())
+        """True if every fill that the account and its orders show is recorded; one that is missing for long does not count any more."""
+        since = self._clock() - _MISSING_FOR
+        return not self._unknown_fills and all(
+            order.finished_at is not None and order.finished_at < since for order in self._book.incomplete.values()
         )
 
     async def wait_for_fills(self) -> None:
@@ -338,16 +373,39 @@ class OrderTracker:
             self._protection_changed()
 
     async def _run_trades(self) -> None:
-        """Poll open orders and exits and fetch the account's trades whenever that was requested."""
+        """Poll open orders and exits and fetch the account's trades whenever that was requested, and until no fill is missing."""
+        pause: float | None = None
         while True:
-            await self._sync_requested.wait()
-            self._sync_requested.clear()
             try:
-                await self.poll_open_orders()
-                await self.poll_exits()
-                await self.sync_fills()
-            except (ExchangeUnavailable, StoreUnavailable) as error:
+                async with asyncio.timeout(pause):
+                    await self._sync_requested.wait()
+            except TimeoutError:
+                pass  # what is missing is asked for again
+            self._sync_requested.clear()
+            longest = 0.0
+            try:
+                await self.sync()
+                longest = _SLOWEST_SEARCH_S if self._book.incomplete else 0.0
+            except KekbridgeError as error:
                 log.warning("trades_not_synced", error=error.message)
+                longest = _SLOWEST_RETRY_S
+            pause = min(_FIRST_RETRY_S if pause is None else pause * 2, longest) or None
+
+    def _sync_later(self) -> None:
+        """A fill could not be read: try again soon."""
+        asyncio.get_running_loop().call_later(_FIRST_RETRY_S, self._sync_requested.set)
+
+    async def sync(self) -> None:
+        """Query all that the account's fills follow from. Every part is tried; raises the first ExchangeUnavailable or StoreUnavailable."""
+        # Exits before trades: a fill is then known as that of the exit.
+        failed: list[KekbridgeError] = []
+        for part in (self.poll_open_orders, self.poll_exits, self.sync_fills, self.complete_fills):
+            try:
+                await part()
+            except (ExchangeUnavailable, StoreUnavailable) as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     async def _run_positions(self) -> None:
         """Keep the positions table as the stream reports it; a burst of changes is one write."""
@@ -376,12 +434,15 @@ class OrderTracker:
             if order.order_id is not None or order.status is OrderStatus.UNKNOWN:
                 await self.poll(order)
 
-    async def sync_fills(self) -> int:
-        """Record every trade of the account since the last known one, ours and others'; returns the number of new ones."""
-        now = self._clock()
-        last = await self._database.read(fills.last_executed_at)
-        since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
-        return await self.record_trades(await self._exchange.trades_since(since))
+    async def sync_fills(self) -> None:
+        """Record every trade of the account since the stored read position, ours and others'."""
+        newest = await self._database.read(fills.last_executed_at)
+        first = self._clock() - _FIRST_TRADES
+        await self._reads.read(RecordKind.TRADES, self._record_since, first=min(newest or first, first))
+
+    async def _record_since(self, since: datetime) -> bool:
+        await self.record_trades(await self._exchange.trades_since(since))
+        return True
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""

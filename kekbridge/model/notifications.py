@@ -84,6 +84,13 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     ),
     "position_protected": _other("info", "position has a stop again or is closed: {symbol}"),
     # ----------------------------------------------------------------------------------------------------------- account
+    "liquidation": _other(
+        "failure", "liquidated: {side} {quantity} {symbol} at {price}, P&L {realized_pnl} USDC, fee {fee} USDC"
+    ),
+    "adl": _other(
+        "failure", "closed by auto-deleveraging: {side} {quantity} {symbol} at {price}, P&L {realized_pnl} USDC", "fee"
+    ),
+    "transfer": _other("info", "{what}: {amount} USDC", "booked_at"),
     "leverage_changed": _other("warning", "{symbol}: leverage changed elsewhere from {before} to {after} ({margin_mode})"),
     "margin_mode_changed": _other("warning", "{symbol}: margin mode changed elsewhere from {before} to {after}"),
     "market_changed": _other("warning", "{symbol}: the exchange changed the market from {before} to {after}"),

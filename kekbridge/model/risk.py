@@ -140,7 +140,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     changed_commitments: Mapping[str, Commitment] = field(default_factory=dict)
     #: The webhook's last entry by symbol, as far back as its cool-down.
     last_entry_at: Mapping[str, datetime] = field(default_factory=dict)
-    #: Today's realized P&L in USDC: of the webhook, then of the account.
+    #: Today's realized P&L in USDC after funding, before fees: of the webhook, then of the account.
     realized_today: Decimal = ZERO
     account_realized_today: Decimal = ZERO
     #: USDC; None before the first mark.

@@ -5,26 +5,25 @@ Admission checks the same limits for each alert (planning/decide.py); this job c
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
-from kekbridge.exchange.base import Exchange, FundingPayment, Transfer
+from kekbridge.errors import KekbridgeError
+from kekbridge.exchange.base import Exchange
+from kekbridge.execution.account_records import AccountRecords
 from kekbridge.execution.book import Book
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage, Webhook
 from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
-from kekbridge.store import equity, webhooks
 from kekbridge.store import equity as marks
+from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.ops.equity")
 
 MARK_EVERY_S = 60.0
-_LATE_FUNDING = timedelta(hours=1)
-_FIRST_FUNDING = timedelta(days=30)
 
 
 class EquityWatch:
@@ -36,33 +35,42 @@ class EquityWatch:
         book: Book,
         database: Database,
         exchange: Exchange,
-        transfers: Callable[[datetime], Awaitable[Sequence[Transfer]]],
-        funding: Callable[[datetime], Awaitable[Sequence[FundingPayment]]],
+        records: AccountRecords,
         account_limits: Limits,
         clock: Callable[[], datetime],
     ) -> None:
         self._book = book
         self._database = database
         self._exchange = exchange
-        self._transfers = transfers
-        self._funding = funding
+        self._records = records
         self._account_limits = account_limits
         self._clock = clock
 
     async def run(self) -> None:
-        """Record equity and peak, close breached scopes, store funding payments. Raises ExchangeUnavailable, StoreUnavailable.
+        """Record equity, peak and what happened to the account; close breached scopes. Raises ExchangeUnavailable, StoreUnavailable.
 
-        The account is queried before its transfers, so that every transfer in its value is in the list read afterwards.
+        The account is queried before its transfers, so that every transfer in its value is in the list read afterwards. Without that list
+        there is no mark, since a withdrawal would count as a loss; the other records are read all the same.
         """
-        since = await self._database.read(marks.flows_wanted_since, now=self._clock())
         snapshot = await self._exchange.refresh()
-        flows = [(transfer.id, transfer.flow) for transfer in await self._transfers(since)]
-        now = self._clock()
-        mark = await self._database.write(marks.record, snapshot, flows, follow_peak, now=now)
-        for one in self._close_breached(snapshot, await self._database.read(webhooks.list_all), now):
-            log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
-        await self._save_funding(now)
-        log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
+        failed: list[KekbridgeError] = []
+        try:
+            await self._records.read_transfers()
+            mark = await self._database.write(marks.record, snapshot, follow_peak, now=self._clock())
+            log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
+        except KekbridgeError as error:
+            failed.append(error)
+        has_mark = not failed
+        try:
+            await self._records.read_others()
+        except KekbridgeError as error:
+            failed.append(error)  # the limits are checked with what is known
+        if has_mark:
+            known = await self._database.read(webhooks.list_all)
+            for one in self._close_breached(snapshot, known, self._clock()):
+                log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
+        if failed:
+            raise failed[0]
 
     def _close_breached(
         self, snapshot: AccountSnapshot, known: Sequence[Webhook], now: datetime
@@ -77,19 +85,6 @@ class EquityWatch:
             )
             closed += [one for one in found if self._book.close_for_breach(one, webhook_id=webhook.id, now=now)]
         return tuple(closed)
-
-    async def _save_funding(self, now: datetime) -> None:
-        """Store funding payments for the statistics. The last hour is read again, since the exchange may list a payment late."""
-        last = await self._database.read(equity.last_funding_at)
-        payments = await self._funding((last or now - _FIRST_FUNDING) - _LATE_FUNDING)
-        if payments:
-            await self._database.write(_add_funding, payments)
-
-
-def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayment]) -> None:
-    for payment in payments:
-        if payment.created_at is not None:
-            equity.record_funding(connection, payment.symbol, payment.created_at, payment.fee)
 
 
 def breaches_of(

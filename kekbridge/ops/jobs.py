@@ -5,6 +5,7 @@ A failing job stops no other (scheduler.py). Jobs send no orders, so that each c
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.base import Exchange
+from kekbridge.exchange.base import AccountEvent, Exchange, RecordsChanged
 from kekbridge.execution.book import Book
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.stop_guard import StopLossGuard
@@ -46,6 +47,8 @@ _DISK_EVERY_S: Final = 60.0
 _EXPIRY_EVERY_S: Final = 3600.0
 _RETENTION_AT: Final = "02:30"
 _DAILY_TIMEOUT_S: Final = 3600.0
+# After a hint of the stream the exchange's lists are read soon, and once more when they must show it.
+_AFTER_HINT_S: Final = (0.3, 5.0)
 
 
 class Jobs:
@@ -86,6 +89,10 @@ class Jobs:
         self._database = database
         self._clock = clock
         self._discrepancies = Discrepancies(database, exchange, clock, lambda: tracker.fills_are_known)
+        self._is_trading = False
+        self._is_hinted = False
+        self._reading: asyncio.Task[None] | None = None
+        exchange.listen_events(self._on_event)
         self._runner = JobRunner(database, clock)
         self._conditions = conditions
         self._add_watches(data_dir, certificate_file)
@@ -159,6 +166,7 @@ class Jobs:
         ):
             self._runner.add(job)
         self._runner.plan()
+        self._is_trading = True
 
     async def run_now(self, name: str) -> None:
         """Run a job now; its own errors are recorded, not raised. Raises NotFound for an unknown job."""
@@ -166,7 +174,24 @@ class Jobs:
 
     def stop(self) -> None:
         """Cancel running jobs; each is safe to cancel anywhere."""
+        self._is_trading = False
         self._runner.stop()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _on_event(self, event: AccountEvent) -> None:
+        """A transfer or a liquidation: the equity job records it now, while the account value around it is known."""
+        if isinstance(event, RecordsChanged) and self._is_trading:
+            self._is_hinted = True
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.get_running_loop().create_task(self._read_records())
+
+    async def _read_records(self) -> None:
+        while self._is_hinted:
+            self._is_hinted = False
+            for pause in _AFTER_HINT_S:
+                await asyncio.sleep(pause)
+                await self._runner.run_now("equity")
 
     async def _reconcile(self) -> None:
         await self._discrepancies.around(self._reconciler.reconcile)

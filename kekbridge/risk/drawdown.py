@@ -25,7 +25,7 @@ def follow_peak(
     """Continue the peak over the equity `values` (time, USDC) after `base`; `before` is the value of the mark before the base, if any.
 
     A flow scales the peak as it scaled equity, so that the drawdown in percent is the same before and after it. It is attributed to the
-    change of equity that fits it best within two minutes of its own time; one that fits the change before the base is in its peak already.
+    change of equity that it fits best within two minutes of its own time; one that fits the change before the base is in its peak already.
     """
     seen = [(base.at, base.value), *values]
     steps = [base.value - before if before is not None else ZERO]
@@ -83,14 +83,16 @@ def next_midnight(now: datetime) -> datetime:
 
 
 def _step_of(flow: Flow, times: Sequence[datetime], steps: Sequence[Decimal]) -> int:
-    """Index of the equity change that the flow caused; 0 if it belongs to the base or earlier, or to no mark yet."""
-    near = [index for index, at in enumerate(times) if abs(at - flow.at) <= FLOW_WINDOW]
-    after = next((index for index, at in enumerate(times) if at >= flow.at), None)
-    candidates = sorted({*near, *(() if after is None else (after,))})
-    if not candidates:
-        return 0
-    best: int = min(candidates, key=lambda index: abs(steps[index] - flow.amount))
-    return best
+    """Index of the equity change that the flow caused; 0 if it belongs to the base or earlier, or to no mark yet.
+
+    Beside a loss or gain of its own size it fits none: then it is in the first mark at or after its own time.
+    """
+    due = next((index for index, at in enumerate(times) if at >= flow.at), None)
+    near = [index for index, at in enumerate(times) if abs(at - flow.at) <= FLOW_WINDOW or index == due]
+    fitting = [index for index in near if 2 * abs(steps[index] - flow.amount) <= abs(flow.amount)]
+    if not fitting:
+        return due or 0
+    return min(fitting, key=lambda index: abs(steps[index] - flow.amount))
 
 
 def _scaled(peak: Decimal, value: Decimal, flow: Decimal) -> Decimal:

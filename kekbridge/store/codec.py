@@ -84,6 +84,14 @@ def decimal_text(value: Decimal) -> str:
     return format(value, "f")
 
 
+def exact_total(amounts: Iterable[Decimal]) -> Decimal:
+    """The sum, to the last digit."""
+    total = Decimal(0)
+    for amount in amounts:
+        total = EXACT.add(total, amount)
+    return total
+
+
 def optional_decimal_text(value: Decimal | None) -> str | None:
     return None if value is None else decimal_text(value)
 

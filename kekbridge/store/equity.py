@@ -6,10 +6,10 @@ The peak is stored with each mark, and in the settings for admissions to read. I
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from kekbridge.model import AccountSnapshot, EquityMark, Flow
 from kekbridge.store import codec, journal, settings
@@ -18,6 +18,7 @@ from kekbridge.store.codec import decimal_text
 # The exchange may report a transfer late: the peaks of marks younger than this are recomputed with each new mark.
 _SETTLED_AFTER: Final = timedelta(minutes=10)
 _RESET_AT: Final = "equity_peak_reset_at"
+FundingKey = tuple[str, str, str]
 FollowPeak = Callable[
     [EquityMark, Decimal | None, Sequence[tuple[datetime, Decimal]], Sequence[Flow]], tuple[EquityMark, ...]
 ]
@@ -44,30 +45,17 @@ def last_before(connection: sqlite3.Connection, moment: datetime) -> EquityMark 
     return _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (codec.time_text(moment),))
 
 
-def flows_wanted_since(connection: sqlite3.Connection, *, now: datetime) -> datetime:
-    """The time since which transfers must be fetched before the next mark is recorded."""
-    base = _base(connection, now)
-    return (base.at if base is not None else now) - _SETTLED_AFTER
-
-
 def record(
     connection: sqlite3.Connection,
     snapshot: AccountSnapshot,
-    flows: Iterable[tuple[str, Flow]],
     follow_peak: FollowPeak,
     *,
     now: datetime,
 ) -> EquityMark:
-    """Store a mark of the snapshot and the transfers (with the exchange's ids), recompute the peak, and return the mark.
+    """Store a mark of the snapshot, recompute the peak with the stored transfers, and return the mark.
 
     `follow_peak` is the function of risk/drawdown.py, passed in because the store does not import risk rules.
     """
-    for identifier, flow in flows:
-        connection.execute(
-            "INSERT INTO transfers (id, at, amount) VALUES (?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET at = excluded.at",  # keeps the amount as first seen
-            (identifier, codec.time_text(flow.at), decimal_text(flow.amount)),
-        )
     value = snapshot.account_value
     base = _base(connection, now)
     if base is None:
@@ -97,23 +85,38 @@ def reset_peak(connection: sqlite3.Connection, *, by: str, now: datetime) -> Dec
     return newest.value
 
 
-def record_funding(connection: sqlite3.Connection, symbol: str, at: datetime, fee: Decimal) -> None:
-    """Record one funding payment (USDC, received negative). Recording it again changes nothing."""
+def store_funding(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
+    """Store what a row `funding` says. Only for projector.py."""
     connection.execute(
-        "INSERT OR REPLACE INTO funding (symbol, at, fee) VALUES (?, ?, ?)",
-        (symbol, codec.time_text(at), decimal_text(fee)),
+        "INSERT OR REPLACE INTO funding (symbol, margin_mode, at, fee, webhook_id) VALUES (?, ?, ?, ?, ?)",
+        (data["symbol"], data["margin_mode"], data["at"], data["fee"], data["webhook_id"]),
     )
 
 
-def last_funding_at(connection: sqlite3.Connection) -> datetime | None:
-    """Time of the newest recorded funding payment; None if there is none."""
-    return codec.optional_time(connection.execute("SELECT max(at) FROM funding").fetchone()[0])
+def known_funding(connection: sqlite3.Connection, *, since: datetime) -> frozenset[FundingKey]:
+    """Symbol, margin mode and time (as stored) of every payment stored since a time."""
+    rows = connection.execute("SELECT symbol, margin_mode, at FROM funding WHERE at >= ?", (codec.time_text(since),))
+    return frozenset((symbol, mode, at) for symbol, mode, at in rows)
+
+
+def store_transfer(connection: sqlite3.Connection, data: Mapping[str, Any]) -> None:
+    """Store what a row `transfer` says. Only for projector.py."""
+    connection.execute(
+        "INSERT OR REPLACE INTO transfers (id, at, amount) VALUES (?, ?, ?)",
+        (data["id"], data["booked_at"], data["amount"]),
+    )
+
+
+def known_transfers(connection: sqlite3.Connection, *, since: datetime) -> Mapping[str, Flow]:
+    """The transfers booked since a time, by the exchange's id."""
+    rows = connection.execute("SELECT id, at, amount FROM transfers WHERE at >= ?", (codec.time_text(since),))
+    return {name: Flow(codec.parse_time(at), Decimal(amount)) for name, at, amount in rows}
 
 
 def funding_total(connection: sqlite3.Connection, *, since: str) -> Decimal:
     """Funding paid since a time (as stored), in USDC."""
     rows = connection.execute("SELECT fee FROM funding WHERE at >= ?", (since,))
-    return sum((Decimal(fee) for (fee,) in rows), Decimal(0))
+    return codec.exact_total(Decimal(fee) for (fee,) in rows)
 
 
 def _base(connection: sqlite3.Connection, now: datetime) -> EquityMark | None:

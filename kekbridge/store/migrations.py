@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from kekbridge.store import fills
+from kekbridge.store import fills, incomplete_orders
 
 # A statement, or a function where SQL is not enough: SQLite has no exact decimals.
 Step = str | Callable[[sqlite3.Connection], None]
@@ -460,6 +460,41 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             " WHERE identity LIKE 'id:%' AND fired_at IS NOT NULL",
             # A start reads which webhook holds what of an open position.
             "CREATE INDEX fills_of_symbol ON fills(symbol, executed_at, trade_id)",
+        ),
+    ),
+    # What the exchange says of the account, read completely or known to be incomplete.
+    (
+        "0010_account",
+        (
+            """
+            CREATE TABLE read_positions (           -- up to when each kind of the account's records was read completely
+                kind TEXT PRIMARY KEY,              -- trades, liquidations, positions, funding, transfers
+                complete_until TEXT NOT NULL
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE incomplete_orders (        -- orders whose fills do not add up to what was executed
+                client_order_id TEXT NOT NULL REFERENCES orders(client_order_id),
+                part TEXT NOT NULL,                 -- own: their own fills; exits: those of their stop loss and take-profits
+                PRIMARY KEY (client_order_id, part)
+            ) STRICT, WITHOUT ROWID
+            """,
+            incomplete_orders.rebuild,
+            "ALTER TABLE daily_usage ADD COLUMN funding TEXT NOT NULL DEFAULT '0'",  # USDC paid, received negative
+            # A cross and an isolated position of one market pay at the same time.
+            "ALTER TABLE funding RENAME TO earlier_funding",
+            """
+            CREATE TABLE funding (                  -- funding payments as the exchange lists them
+                symbol TEXT NOT NULL,
+                margin_mode TEXT NOT NULL,
+                at TEXT NOT NULL,
+                fee TEXT NOT NULL,                  -- USDC, received negative
+                webhook_id TEXT,                    -- whose daily loss it counts in; NULL: nobody's here
+                PRIMARY KEY (at, symbol, margin_mode)
+            ) STRICT, WITHOUT ROWID
+            """,
+            "INSERT INTO funding SELECT symbol, 'CROSS', at, fee, NULL FROM earlier_funding",
+            "DROP TABLE earlier_funding",
         ),
     ),
 )

@@ -8,7 +8,7 @@ batch is inserted once, in its last state. `projection` holds how far the tables
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -16,7 +16,19 @@ from typing import Any, Final
 import msgspec
 
 from kekbridge.model import Order
-from kekbridge.store import alerts, cancels, codec, facts, fills, orders, protection, settings, strategy_positions
+from kekbridge.store import (
+    alerts,
+    cancels,
+    codec,
+    equity,
+    facts,
+    fills,
+    incomplete_orders,
+    orders,
+    protection,
+    settings,
+    strategy_positions,
+)
 from kekbridge.store.codec import EXACT
 from kekbridge.store.facts import AlertFact, ExitsFact, Fact, FillFact, OrderFact, OwnedFill, PlainFact, ResponseFact
 from kekbridge.store.journal import Entry
@@ -33,8 +45,8 @@ _ALERT_KINDS: Final = (
 )
 # Tables that hold nothing but what the journal says, children first.
 TABLES: Final = (
-    *("protections", "ladders", "exits", "cancels", "fills", "results", "orders", "alerts", "daily_usage", "courses"),
-    "tallies",
+    *("protections", "ladders", "exits", "cancels", "incomplete_orders", "fills", "results", "orders", "alerts"),
+    *("daily_usage", "courses", "tallies", "funding", "transfers"),
 )
 
 
@@ -103,6 +115,8 @@ class _Batch:
             str, datetime
         ] = {}  # of alerts stored before whose orders changed: when they changed last
         self._others: list[Fact] = []  # in their order, once alerts and orders are written
+        self._executed: set[str] = set()  # orders whose executed quantity or fills changed
+        self._exits: set[str] = set()  # entries whose exits, or the fills of these, changed
 
     def add(self, fact: Fact) -> None:
         match fact:
@@ -114,6 +128,17 @@ class _Batch:
                 self._add_response(fact)
             case FillFact():
                 self._add_realized(fact)
+                self._others.append(fact)
+                if fact.after.fill.client_order_id is not None:
+                    self._executed.add(fact.after.fill.client_order_id)
+                if fact.after.exit_of is not None:
+                    self._exits.add(fact.after.exit_of)
+            case ExitsFact():
+                self._exits.add(fact.client_order_id)
+                self._others.append(fact)
+            case PlainFact(kind="funding"):
+                for scope, day, paid in funding_moves(fact.data):
+                    self._add_to_day(scope, day, DayTotals(funding=paid))
                 self._others.append(fact)
             case _:
                 self._others.append(fact)
@@ -144,6 +169,8 @@ class _Batch:
         else:
             alert.has_changed, alert.updated_at = True, fact.at
         self._add_share(fact.before, after)
+        if after.executed_quantity != (fact.before.executed_quantity if fact.before is not None else 0):
+            self._executed.add(after.client_order_id)
         if (after.needs_stop and not (fact.before is not None and fact.before.needs_stop)) or fact.has_later_exits:
             self._others.append(fact)
 
@@ -193,6 +220,8 @@ class _Batch:
         fills.store_all(connection, [fact for fact in self._others if isinstance(fact, FillFact)])
         for fact in self._others:
             _apply(connection, fact)
+        incomplete_orders.update(connection, self._executed)
+        incomplete_orders.update_exits(connection, self._exits)
         for alert_id, at in self._headlines.items():
             alerts.refresh_headline(connection, alert_id, now=at)
 
@@ -248,6 +277,10 @@ def _apply_plain(connection: sqlite3.Connection, fact: PlainFact) -> None:
         cancels.store_end(connection, fact.alert_id or "", fact.data, now=fact.at)
     elif fact.kind in ("alert_duplicate", "alert_conflict"):
         _count_repeat(connection, fact.kind, fact.data.get("webhook_id") or "", now=fact.at)
+    elif fact.kind == "funding":
+        equity.store_funding(connection, fact.data)
+    elif fact.kind == "transfer":
+        equity.store_transfer(connection, fact.data)
     elif fact.kind == "webhook_deleted":
         strategy_positions.remove(connection, fact.data["webhook_id"])
 
@@ -273,6 +306,13 @@ def realized_moves(fact: FillFact) -> tuple[tuple[str, Decimal], ...]:
 
 def _scopes(owned: OwnedFill) -> tuple[str, ...]:
     return (ACCOUNT,) if owned.webhook_id is None else (ACCOUNT, owned.webhook_id)
+
+
+def funding_moves(data: Mapping[str, Any]) -> tuple[tuple[str, str, Decimal], ...]:
+    """Scope, day and USDC paid of each day total that a row `funding` changes."""
+    webhook_id, day = data["webhook_id"], str(data["at"])[:10]
+    scopes = (ACCOUNT,) if webhook_id is None else (ACCOUNT, webhook_id)
+    return tuple((scope, day, Decimal(data["fee"])) for scope in scopes)
 
 
 # ------------------------------------------------------------------------------------------------------------- catching up

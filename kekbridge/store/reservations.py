@@ -42,8 +42,15 @@ class DayTotals(msgspec.Struct, frozen=True):
     notional: Decimal = ZERO
     #: Entries.
     orders: int = 0
-    #: USDC.
+    #: USDC, before fees and funding.
     realized_pnl: Decimal = ZERO
+    #: Funding paid in USDC, received negative.
+    funding: Decimal = ZERO
+
+    @property
+    def result(self) -> Decimal:
+        """Realized P&L after funding, in USDC: what counts against the daily loss."""
+        return EXACT.subtract(self.realized_pnl, self.funding)
 
     def plus(self, other: DayTotals) -> DayTotals:
         """The exact sum."""
@@ -51,6 +58,7 @@ class DayTotals(msgspec.Struct, frozen=True):
             EXACT.add(self.notional, other.notional),
             self.orders + other.orders,
             EXACT.add(self.realized_pnl, other.realized_pnl),
+            EXACT.add(self.funding, other.funding),
         )
 
 
@@ -128,25 +136,32 @@ def commitment_of(orders: Iterable[Order]) -> Commitment:
 def read_day(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
     """The totals of a scope (a webhook's id, or `account`) on a UTC day `YYYY-MM-DD`."""
     row = connection.execute(
-        "SELECT notional, orders, realized_pnl FROM daily_usage WHERE scope = ? AND day = ?", (scope, day)
+        "SELECT notional, orders, realized_pnl, funding FROM daily_usage WHERE scope = ? AND day = ?", (scope, day)
     ).fetchone()
-    return _EMPTY_DAY if row is None else DayTotals(Decimal(row[0]), row[1], Decimal(row[2]))
+    return _EMPTY_DAY if row is None else DayTotals(Decimal(row[0]), row[1], Decimal(row[2]), Decimal(row[3]))
 
 
 def read_days(connection: sqlite3.Connection, *, since: str) -> dict[tuple[str, str], DayTotals]:
     """The totals of every scope and day from a UTC day on."""
     rows = connection.execute(
-        "SELECT scope, day, notional, orders, realized_pnl FROM daily_usage WHERE day >= ?", (since,)
+        "SELECT scope, day, notional, orders, realized_pnl, funding FROM daily_usage WHERE day >= ?", (since,)
     )
     return {
-        (scope, day): DayTotals(Decimal(notional), orders, Decimal(realized))
-        for scope, day, notional, orders, realized in rows
+        (scope, day): DayTotals(Decimal(notional), orders, Decimal(realized), Decimal(funding))
+        for scope, day, notional, orders, realized, funding in rows
     }
 
 
 def write_day(connection: sqlite3.Connection, scope: str, day: str, totals: DayTotals) -> None:
     """Replace the totals of a day. Only for projector.py."""
     connection.execute(
-        "INSERT OR REPLACE INTO daily_usage (scope, day, notional, orders, realized_pnl) VALUES (?, ?, ?, ?, ?)",
-        (scope, day, decimal_text(totals.notional), totals.orders, decimal_text(totals.realized_pnl)),
+        "INSERT OR REPLACE INTO daily_usage (scope, day, notional, orders, realized_pnl, funding) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            scope,
+            day,
+            decimal_text(totals.notional),
+            totals.orders,
+            decimal_text(totals.realized_pnl),
+            decimal_text(totals.funding),
+        ),
     )

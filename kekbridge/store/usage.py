@@ -27,8 +27,8 @@ def read_usage(connection: sqlite3.Connection, webhook_id: str, *, now: datetime
         account_traded_today=account.notional,
         account_orders_today=account.orders,
         commitments=_commitments(unfinished),
-        realized_today=own.realized_pnl,
-        account_realized_today=account.realized_pnl,
+        realized_today=own.result,
+        account_realized_today=account.result,
         equity_peak=settings.equity_peak(connection),
     )
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
+from pathlib import Path
 
-from kekbridge.model import OrderStatus
+import pytest
+
+from kekbridge.errors import ExchangeUnavailable
+from kekbridge.model import Limits, OrderStatus
 from kekbridge.model.orders import ExitKind
-from kekbridge.store import codec, fills, journal, protection, reservations, settings
-from tests.bridge import BTC, ETH, Bridge
+from kekbridge.store import (
+    codec,
+    fills,
+    incomplete_orders,
+    journal,
+    protection,
+    read_positions,
+    reservations,
+    settings,
+)
+from kekbridge.store.read_positions import RecordKind
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
+from tests.equality import assert_rebuilt_equal
 from tests.waiting import until
 
 D = Decimal
@@ -127,3 +143,124 @@ async def test_fills_of_a_bracket_belong_to_its_entry(bridge: Bridge) -> None:
         await bridge.daemon.operator_services.jobs.run_now("reconcile")
         found = await bridge.daemon.database.read(fills.of_order, order.client_order_id)
         assert sum(fill.quantity for fill in found) == order.executed_quantity == D(quantity)
+
+
+# ------------------------------------------------------------------------------------------------------ complete executions
+
+
+async def realized(bridge: Bridge) -> Decimal:
+    """What the exchange's own records of trades realized."""
+    trades = await bridge.journal("fill")
+    return sum((D(trade["realized_pnl"]) for trade in trades), D(0))
+
+
+async def day_total(bridge: Bridge) -> Decimal:
+    day = codec.day_of(bridge.clock())
+    return (await bridge.daemon.database.read(reservations.read_day, settings.ACCOUNT, day)).realized_pnl
+
+
+async def until_complete(bridge: Bridge) -> None:
+    """Wait until no order lacks a fill and the day's total is what the exchange's trades realized."""
+
+    async def is_complete() -> bool:
+        missing = await bridge.daemon.database.read(incomplete_orders.count)
+        return missing == 0 and await day_total(bridge) == await realized(bridge)
+
+    await until(is_complete)
+
+
+async def test_a_stop_that_fires_while_reads_fail_is_counted(bridge: Bridge) -> None:
+    """Its fill is stored although another market trades later, and the daily loss that it is stops the next entry."""
+    bridge.add_webhook("careful", limits=Limits(max_notional=None, max_leverage=None, max_daily_loss=D(20)))
+    await bridge.send("careful", symbol="ETHUSDT.P", quantity="1", stopLoss="1%")
+    await bridge.fault("server_error", method="GET")
+    await bridge.control("prices", {ETH: "1764"})
+    await bridge.until_flat(ETH)
+    await bridge.send(quantity="0.01")
+    await asyncio.sleep(0.8)
+    await bridge.clear_faults()
+    await until_complete(bridge)
+    assert await day_total(bridge) < -20
+    status, answer = await bridge.send("careful", symbol="ETHUSDT.P", quantity="0.1")
+    assert (status, answer["code"]) in ((422, "daily_loss"), (422, "exits_only"))
+
+
+async def test_a_close_whose_fills_cannot_be_read_is_completed_later(bridge: Bridge) -> None:
+    """No report of the stream and no query of trades: the order stays on the to-do list, over a later trade, until its fill is there."""
+    await bridge.send(quantity="0.02")
+    await bridge.control("prices", {BTC: "64000"})
+    await bridge.fault("withhold_reports")
+    for path in ("/v1/trades",):
+        await bridge.fault("server_error", method="GET", path=path)
+    await bridge.fault("partial_fills", parts=3)
+    _, answer = await bridge.send(action="close")
+    order = await bridge.until_stored(answer, "filled")
+    await bridge.fault("server_error", method="GET", path=f"/v1/order/{order.order_id}/trades")
+    await bridge.clear_faults()
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
+    await until_complete(bridge)
+    found = await bridge.daemon.database.read(fills.of_order, order.client_order_id)
+    assert sum(fill.quantity for fill in found) == D("0.02")
+
+
+async def test_an_incomplete_order_is_looked_for_after_a_restart(tmp_path: Path) -> None:
+    """Stopped before the fill could be read: the next start finds it, for it stays on the list in the store."""
+    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+        async with quick_bridge(tmp_path, paper_url) as first:
+            _, answer = await first.send(orderType="limit", limitPrice="64800")
+            order = await first.order(answer)
+            for path in ("/v1/trades", f"/v1/order/{order.order_id}/trades"):
+                await first.fault("server_error", method="GET", path=path)
+            await first.fault("withhold_reports")
+            await first.control("prices", {BTC: "64700"})
+            await first.daemon.trading.tracker.poll(await first.order(answer))
+            assert (await first.order(answer)).status is OrderStatus.FILLED
+            assert await first.daemon.database.read(incomplete_orders.count) == 1
+            assert [each.client_order_id for each in first.daemon.book.incomplete.values()] == [order.client_order_id]
+            await first.clear_faults()
+            await first.fault("server_error", method="GET", path=f"/v1/order/{order.order_id}/trades")
+            await first.fault("server_error", method="GET", path="/v1/trades")
+        async with quick_bridge(tmp_path, paper_url, ready=False) as second:
+            await second.clear_faults()
+            await second.until_ready()
+            await until_complete(second)
+            (fill,) = await second.daemon.database.read(fills.of_order, order.client_order_id)
+            assert fill.quantity == D("0.01")
+    assert_rebuilt_equal(tmp_path / "data")
+
+
+async def test_the_fill_of_an_exit_is_looked_for(bridge: Bridge) -> None:
+    """The state of a fired stop is known, its trades cannot be read: the entry stays on the list until they are."""
+    _, answer = await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%")
+    order = await bridge.until_stored(answer, "filled")
+    path = f"/v1/algo/order/{order.order_id}/trades"
+    for each in (path, "/v1/trades"):
+        await bridge.fault("server_error", method="GET", path=each)
+    await bridge.control("prices", {ETH: "1764"})
+
+    async def is_missed() -> bool:
+        return await bridge.daemon.database.read(incomplete_orders.count) == 1
+
+    await until(is_missed)
+    await bridge.clear_faults()
+    await until_complete(bridge)
+    (fill,) = await bridge.daemon.database.read(fills.exits_of, order.client_order_id)
+    assert fill.quantity == D("0.1")
+
+
+async def test_trades_are_read_from_where_the_last_complete_read_ended(bridge: Bridge) -> None:
+    """A fill that the stream brought moves nothing: a foreign trade before it, missed while reads failed, is still found."""
+    tracker, database = bridge.daemon.trading.tracker, bridge.daemon.database
+    await tracker.sync_fills()
+    before = await database.read(read_positions.read, RecordKind.TRADES)
+    await bridge.fault("server_error", method="GET", path="/v1/trades")
+    await bridge.send(quantity="0.01")
+    with pytest.raises(ExchangeUnavailable):
+        await tracker.sync_fills()
+    assert await database.read(read_positions.read, RecordKind.TRADES) == before
+    await bridge.clear_faults()
+    await tracker.sync_fills()
+    after = await database.read(read_positions.read, RecordKind.TRADES)
+    assert before is not None
+    assert after is not None
+    assert before < after <= bridge.clock()

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from kekbridge.model import Flow, LimitBreach, TradingState
 from kekbridge.risk.drawdown import follow_peak
-from kekbridge.store import equity, journal, settings
+from kekbridge.store import equity, facts, journal, projector, settings
 from tests.trading import snapshot
 
 D = Decimal
@@ -20,7 +20,15 @@ MIDNIGHT = datetime(2026, 3, 11, tzinfo=UTC)
 def mark(connection: sqlite3.Connection, minute: int, value: str, *flows: tuple[str, Flow]) -> Decimal:
     """Record equity so many minutes after noon; the peak as of then."""
     account = snapshot(account_value=D(value))
-    return equity.record(connection, account, flows, follow_peak, now=NOON + minute * MINUTE).peak
+    for name, flow in flows:
+        store_transfer(connection, name, flow)
+    return equity.record(connection, account, follow_peak, now=NOON + minute * MINUTE).peak
+
+
+def store_transfer(connection: sqlite3.Connection, name: str, flow: Flow) -> None:
+    """Record a transfer, as the daemon does."""
+    data = {"id": name, "booked_at": flow.at, "amount": flow.amount, "what": "deposit"}
+    projector.record(connection, facts.plain_entry("transfer", at=NOON, data=data))
 
 
 def test_peak_is_stored(connection: sqlite3.Connection) -> None:

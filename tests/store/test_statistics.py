@@ -6,6 +6,7 @@ import sqlite3
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+from kekbridge.exchange.base import FundingPayment
 from kekbridge.execution.book import Book
 from kekbridge.model import AccountSnapshot, Flow
 from kekbridge.model.admission import Decision
@@ -96,7 +97,10 @@ def mark(connection: sqlite3.Connection, at: datetime, value: str, *flows: tuple
         account_value=Decimal(value),
         free_collateral=Decimal(value),
     )
-    equity.record(connection, snapshot, flows, follow_peak, now=at)
+    for name, flow in flows:
+        data = {"id": name, "booked_at": flow.at, "amount": flow.amount, "what": "deposit"}
+        projector.record(connection, facts.plain_entry("transfer", at=at, data=data))
+    equity.record(connection, snapshot, follow_peak, now=at)
 
 
 def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection, book: Book) -> None:
@@ -108,8 +112,9 @@ def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection, bo
     midnight = datetime(2026, 1, 15, tzinfo=UTC)
     for at, pnl in ((midnight - timedelta(seconds=1), "500"), (midnight, "12.5"), (NOW, "-2.25")):
         record_fill(book, realized_pnl=Decimal(pnl), fee=Decimal("0.5"), executed_at=at)
-    equity.record_funding(connection, "PERP_BTC_USDC", NOW, Decimal("0.25"))
-    equity.record_funding(connection, "PERP_BTC_USDC", midnight + timedelta(days=1), Decimal(9))
+    for at, fee in ((NOW, "0.25"), (midnight + timedelta(days=1), "9")):
+        payment = FundingPayment("PERP_BTC_USDC", Decimal(fee), None, None, "Settled", at)
+        book.record_funding(payment, at)
     mark(connection, midnight - timedelta(minutes=1), "1000")
     mark(connection, NOW, "1509", ("deposit", Flow(NOW - timedelta(minutes=1), Decimal(500))))
     mark(connection, midnight + timedelta(days=1), "1600")
