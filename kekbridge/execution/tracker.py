@@ -20,7 +20,7 @@ from kekbridge.execution.book import Book
 from kekbridge.execution.complete_reads import CompleteReads
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
-from kekbridge.model.orders import ExitStatus, OrderStatusReport
+from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport
 from kekbridge.store import fills, incomplete_orders, orders, positions, protection
 from kekbridge.store.database import Database
 from kekbridge.store.facts import OwnedFill
@@ -154,6 +154,8 @@ class OrderTracker:
         for fill in new_fills:
             self._book.record_fill(fill, order=order)
         updated = self._book.change(order, after, now=now, has_later_exits=has_later_exits)
+        if updated.executed_quantity and updated.status.is_final and not order.status.is_final:
+            self._note_fired(updated)
         if legs and updated.is_entry and updated.executed_quantity:
             self._record_exits(updated, legs)
         if new_fills and (updated.needs_stop or has_later_exits):
@@ -200,11 +202,32 @@ class OrderTracker:
         return found
 
     def _record_exits(self, entry: Order, legs: tuple[ExitStatus, ...], exit_fills: Sequence[Fill] = ()) -> None:
-        """Record the reported exits of an entry with their fills."""
+        """Record the reported exits of an entry with their fills, and note which of them have executed."""
+        ended = {(leg.kind, leg.trigger_price) for leg in self._exits.get(entry.client_order_id, ()) if _has_fired(leg)}
         self._book.record_exits(entry, legs, now=self._clock())
         self._exits[entry.client_order_id] = legs
         for fill in exit_fills:
             self._book.record_exit(fill, entry=entry)
+        for leg in legs:
+            if _has_fired(leg) and (leg.kind, leg.trigger_price) not in ended:
+                data = {
+                    "side": entry.intent.side.opposite.value.lower(),
+                    "quantity": leg.executed_quantity,
+                    "average_price": leg.average_price or leg.trigger_price,
+                    "trigger_price": leg.trigger_price,
+                }
+                kind = "stop_fired" if leg.kind is ExitKind.STOP_LOSS else "take_profit_fired"
+                self._book.note(kind, entry, now=self._clock(), data=data)
+
+    def _note_fired(self, order: Order) -> None:
+        """Write down that a stop or take-profit which kekbridge had placed was executed."""
+        intent = order.intent
+        kind = intent.fired_event
+        if kind is None:
+            return
+        trigger = intent.take_profits[0].trigger_price if intent.take_profits else intent.trigger_price
+        data = {"quantity": order.executed_quantity, "average_price": order.average_price, "trigger_price": trigger}
+        self._book.note(kind, order, now=self._clock(), data=data)
 
     async def complete_fills(self) -> None:
         """Query every order, open or ended, whose recorded fills do not add up to what it has executed, and record what is missing."""
@@ -459,6 +482,10 @@ def _is_no_outcome(order: Order, report: OrderStatusReport) -> bool:
         and order.status is OrderStatus.SUBMITTING
         and order.intent.order_type.is_immediate
     )
+
+
+def _has_fired(leg: ExitStatus) -> bool:
+    return leg.status.is_final and leg.executed_quantity > 0
 
 
 def _needs_query(report: OrderStatusReport) -> bool:

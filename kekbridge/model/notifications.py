@@ -73,6 +73,9 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "alert_denied": _other("warning", "alert denied: {action} {symbol}: {code}"),
     "cancel_failed": _other("warning", "cancel failed: {symbol} {error}"),
     # ------------------------------------------------------------------------------------------------------- protection
+    "stop_fired": _order("warning", "stop fired: {side} {quantity} {symbol} at {average_price}", "trigger_price"),
+    "take_profit_fired": _order("info", "take-profit fired: {side} {quantity} {symbol} at {average_price}", "trigger_price"),
+    "trailing_fired": _order("warning", "trailing stop fired: {side} {quantity} {symbol} at {average_price}", "trigger_price"),
     "protection_live": _order("info", "protective stop is live: {symbol}", "detail"),
     "protection_wanted": _order("warning", "protective stop is missing: {symbol}: {detail}", "detail"),
     "protection_replaced": _order("warning", "protective stop was missing and has been replaced: {symbol}", "detail"),

@@ -162,6 +162,15 @@ class OrderIntent(Struct, frozen=True, kw_only=True):
         return not self.order_type.is_immediate or (self.reduce_only and bool(self.take_profits))
 
     @property
+    def fired_event(self) -> str | None:
+        """Kind of the event that tells its execution, if it is a stop or take-profit that kekbridge placed; None for all others."""
+        if self.purpose is not Purpose.PROTECT or (self.order_type.is_immediate and not self.is_algo):
+            return None
+        if self.trailing_callback_rate is not None or self.trailing_callback_value is not None:
+            return "trailing_fired"
+        return "take_profit_fired" if self.take_profits else "stop_fired"
+
+    @property
     def is_bracket(self) -> bool:
         """True if it carries its own stop loss or take-profit in the same request."""
         return self.stop_loss is not None or bool(self.take_profits)

@@ -194,8 +194,16 @@ class Notifier:
         return last, lines
 
     def _line(self, connection: sqlite3.Connection, event: Event) -> tuple[Severity, str] | None:
+        if event.kind == "order_filled" and _is_told_as_fired(connection, event):
+            return None
         facts = {**order_facts(connection, event), **event.data, "at": event.at}
         return render_notification(event.kind, facts, self._templates)
+
+
+def _is_told_as_fired(connection: sqlite3.Connection, event: Event) -> bool:
+    """True for the fill of a stop or take-profit: an event of its own tells it."""
+    order = None if event.client_order_id is None else order_rows.find(connection, event.client_order_id)
+    return order is not None and order.intent.fired_event is not None
 
 
 def order_facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -264,3 +265,43 @@ async def test_trades_are_read_from_where_the_last_complete_read_ended(bridge: B
     assert before is not None
     assert after is not None
     assert before < after <= bridge.clock()
+
+
+# ------------------------------------------------------------------------------------------------------------ what has fired
+
+
+async def fired(bridge: Bridge, kind: str) -> dict[str, Any]:
+    """Wait for the event that an exit has fired; it is written once."""
+    await bridge.heard(kind)
+    await bridge.daemon.trading.reconciler.reconcile()
+    return await bridge.heard(kind)
+
+
+async def test_a_stop_that_fires_is_told(bridge: Bridge) -> None:
+    """Once, with side, size and price of what it closed."""
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
+    await bridge.control("prices", {ETH: "1764"})
+    told = await fired(bridge, "stop_fired")
+    assert (told["side"], D(told["quantity"])) == ("sell", D("0.1"))
+    assert D(told["average_price"]) <= D(told["trigger_price"])
+    assert await bridge.events("take_profit_fired") == []
+
+
+async def test_a_take_profit_that_fires_is_told(bridge: Bridge) -> None:
+    """The nearest of the entry's own."""
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
+    await bridge.control("prices", {ETH: "1900"})
+    told = await fired(bridge, "take_profit_fired")
+    assert (told["side"], D(told["quantity"])) == ("sell", D("0.1"))
+
+
+async def test_a_trailing_stop_that_fires_is_told(bridge: Bridge) -> None:
+    """It is an order of its own, told as what it is."""
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1", trailingStop="2%")
+    await until(
+        lambda: any(order.intent.fired_event and order.order_id for order in bridge.daemon.book.orders.values())
+    )
+    await bridge.control("prices", {ETH: "1900"})
+    await bridge.control("prices", {ETH: "1700"})
+    told = await fired(bridge, "trailing_fired")
+    assert D(told["quantity"]) == D("0.1")
