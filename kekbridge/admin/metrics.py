@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -120,6 +121,19 @@ def _operations(state: Mapping[str, Any]) -> Iterable[Metric]:
     for event, count in Counter(one["event"] for one in state["conditions"]).items():
         holding.add_metric([event], count)
     yield holding
+    yield GaugeMetricFamily(
+        "kekbridge_incomplete_orders",
+        "Orders whose recorded fills do not add up to what they have executed.",
+        value=state["records"]["incompleteOrders"],
+    )
+    complete = GaugeMetricFamily(
+        "kekbridge_records_complete_until_seconds",
+        "Unix time up to which each kind of the account's records was read completely.",
+        labels=["kind"],
+    )
+    for kind, until in state["records"]["completeUntil"].items():
+        complete.add_metric([kind], datetime.fromisoformat(until).timestamp())
+    yield complete
 
 
 def _mean(found: Report) -> Decimal | None:

@@ -23,7 +23,7 @@ from kekbridge.model.notifications import describe_event
 from kekbridge.model.statistics import Report, build_report
 from kekbridge.ops.operations import Operations
 from kekbridge.reports import limits
-from kekbridge.store import alerts, conditions, job_runs, statistics
+from kekbridge.store import alerts, conditions, incomplete_orders, job_runs, read_positions, statistics
 from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
@@ -98,6 +98,10 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
         "lastDay": day,
         "conditions": [_condition(one) for one in conditions.list_active(connection).values()],
         "jobs": job_runs.list_runs(connection),
+        "records": {
+            "incompleteOrders": incomplete_orders.count(connection),
+            "completeUntil": {kind.value: until for kind, until in read_positions.read_all(connection).items()},
+        },
     }
 
 

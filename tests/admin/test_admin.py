@@ -204,6 +204,8 @@ async def test_metrics_and_state_agree_with_the_exchange(browser: Browser) -> No
     assert "kekbridge_orders_filled_total 1.0" in page
     assert 'kekbridge_alerts{outcome="done"} 1.0' in page
     assert 'kekbridge_position{symbol="PERP_BTC_USDC"} 0.01' in page
+    assert "kekbridge_incomplete_orders 0.0" in page
+    assert 'kekbridge_records_complete_until_seconds{kind="trades"}' in page
     async with browser.session.get(browser.url + "/api/state", headers=proof) as answer:
         state = await answer.json()
     assert state["account"]["positions"][0]["quantity"] == "0.01"

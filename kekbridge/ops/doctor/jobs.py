@@ -15,11 +15,14 @@ from kekbridge.model.check import Check
 from kekbridge.ops.backup import LAST_BACKUP, directory_of
 from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
 from kekbridge.ops.watches import ENDS_SOON
-from kekbridge.store import codec, conditions, job_runs, webhooks
+from kekbridge.store import codec, conditions, incomplete_orders, job_runs, read_positions, webhooks
 from kekbridge.store import settings as stored_settings
+from kekbridge.store.read_positions import RecordKind
 from kekbridge.vault import OpenVault
 
 _BACKUP_AGE: Final = timedelta(days=2)
+# How far one kind of the account's records may be behind the others.
+_LATE_RECORDS: Final = timedelta(minutes=10)
 
 
 def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> list[Check]:
@@ -28,6 +31,7 @@ def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, n
         *_backup(connection, settings, data_dir, now),
         *_jobs(connection),
         *_expected(connection, now),
+        *_records(connection, settings),
     ]
 
 
@@ -82,6 +86,29 @@ def _expected(connection: sqlite3.Connection, now: datetime) -> Iterable[Check]:
             yield Check("alerts", "warning", f"{webhook.name}: its alert ends at TradingView {age(ends_at, now)}", fix)
         else:
             yield Check("alerts", "ok", f"{webhook.name}: its alert ends at TradingView {age(ends_at, now)}")
+
+
+def _records(connection: sqlite3.Connection, settings: Settings) -> Iterable[Check]:
+    """What P&L and limits follow from: fills of every order, and the account's records."""
+    found = read_positions.read_all(connection)
+    if not found:
+        return  # no daemon has read any yet
+    missing = incomplete_orders.count(connection)
+    if missing:
+        lacking = "1 order lacks" if missing == 1 else f"{missing} orders lack"
+        text = f"{lacking} a fill: P&L and daily loss are not complete"
+        yield Check(
+            "fills", "warning", text, "the daemon looks for them; if it goes on, compare with the exchange's trades"
+        )
+    newest = max(found.values())
+    allowed = max(_LATE_RECORDS, timedelta(seconds=3 * settings.queue.reconcile_every_s))
+    late = [kind for kind in RecordKind if kind not in found or newest - found[kind] > allowed]
+    for kind in late:
+        until = f"up to {found[kind]:%Y-%m-%d %H:%M} UTC only" if kind in found else "not at all yet"
+        text = f"{kind.value} of the account: read completely {until}"
+        yield Check("records", "warning", text, "the daemon tries again every minute; see `kekbridge jobs` and the log")
+    if not missing and not late:
+        yield Check("records", "ok", f"fills and account complete up to {min(found.values()):%Y-%m-%d %H:%M} UTC")
 
 
 def channels(settings: Settings, vault: OpenVault | None) -> Iterable[Check]:

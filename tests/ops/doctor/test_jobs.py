@@ -17,8 +17,9 @@ from kekbridge.model.check import Check
 from kekbridge.ops import backup
 from kekbridge.ops.doctor import jobs
 from kekbridge.ops.notifier import NOTIFY_URLS
-from kekbridge.store import conditions, job_runs, webhooks
+from kekbridge.store import conditions, job_runs, read_positions, webhooks
 from kekbridge.store.database import Database
+from kekbridge.store.read_positions import RecordKind
 from kekbridge.vault import open_vault
 from tests.store.factories import NOW
 
@@ -68,6 +69,32 @@ def test_failing_jobs_are_named(database: Database, tmp_path: Path) -> None:
     with database.transaction() as connection:
         ran(connection, None)
     assert run_checks(database, tmp_path)["jobs"].text == "1 scheduled, none failing"
+
+
+def test_incomplete_records_are_named(database: Database, tmp_path: Path) -> None:
+    """A kind that is behind the others or was never read, and how many orders lack a fill; one line if nothing is missing."""
+    assert {"records", "fills"} & run_checks(database, tmp_path).keys() == set()
+    with database.transaction() as connection:
+        for kind in set(RecordKind) - {RecordKind.FUNDING}:
+            read_positions.move(connection, kind, NOW)
+    assert run_checks(database, tmp_path)["records"].text == "funding of the account: read completely not at all yet"
+    with database.transaction() as connection:
+        read_positions.move(connection, RecordKind.FUNDING, NOW - timedelta(hours=1))
+    found = run_checks(database, tmp_path)["records"]
+    assert (found.level, found.text) == (
+        "warning",
+        "funding of the account: read completely up to 2026-01-15 09:30 UTC only",
+    )
+    with database.transaction() as connection:
+        read_positions.move(connection, RecordKind.FUNDING, NOW - timedelta(minutes=2))
+    found = run_checks(database, tmp_path)["records"]
+    assert (found.level, found.text) == ("ok", "fills and account complete up to 2026-01-15 10:28 UTC")
+    with database.transaction() as connection:
+        connection.execute("PRAGMA defer_foreign_keys = ON")
+        connection.execute("INSERT INTO incomplete_orders VALUES ('kb-1', 'own')")
+        checks = {each.name: each for each in jobs.checks(connection, load_settings(environment={}), tmp_path, NOW)}
+        connection.execute("DELETE FROM incomplete_orders")
+    assert checks["fills"].text == "1 order lacks a fill: P&L and daily loss are not complete"
 
 
 @pytest.mark.parametrize(("days", "level"), [(30, "ok"), (3, "warning"), (-1, "broken")])
