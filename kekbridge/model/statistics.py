@@ -11,6 +11,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Final
 
+from kekbridge.formatting import EXACT
 from kekbridge.model.latency import STAGES
 
 ZERO: Final = Decimal(0)
@@ -176,6 +177,11 @@ def group_of(status: str) -> str:
     return _GROUPS.get(status, "done")
 
 
+def net_of(realized: Decimal, fees: Decimal, funding: Decimal) -> Decimal:
+    """Realized P&L minus fees and funding, to the last digit."""
+    return EXACT.subtract(EXACT.subtract(realized, fees), funding)
+
+
 def build_report(facts: Facts) -> Report:
     """Compute all statistics of a period."""
     counts = _counts(facts)
@@ -194,7 +200,7 @@ def build_report(facts: Facts) -> Report:
         realized_pnl=facts.realized,
         fees=facts.fees,
         funding=facts.funding,
-        net_pnl=None if facts.funding is None else facts.realized - facts.fees - facts.funding,
+        net_pnl=None if facts.funding is None else net_of(facts.realized, facts.fees, facts.funding),
         unrealized_pnl=facts.unrealized,
         win_rate=_share(facts.wins, facts.closings),
         closing_orders=facts.closings,

@@ -15,7 +15,7 @@ from typing import Final
 
 from kekbridge.model import Side
 from kekbridge.model.latency import AlertTimestamps, stages_of
-from kekbridge.model.statistics import Execution, Facts, Tally, group_of
+from kekbridge.model.statistics import Execution, Facts, Tally, group_of, net_of
 from kekbridge.store import codec, equity, fills, journal, positions, settings, webhooks
 from kekbridge.store.codec import optional_decimal
 
@@ -237,14 +237,13 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
     span = (codec.time_text(began), codec.time_text(ended))
     alerts = _counts(connection, "alert", day)
     orders = _counts(connection, "order", day)
-    realized, fees, funding = Decimal(0), Decimal(0), Decimal(0)
-    for fee, pnl in connection.execute(
+    booked = connection.execute(
         "SELECT fee, realized_pnl FROM fills WHERE executed_at >= ? AND executed_at < ?", span
-    ):
-        fees += Decimal(fee)
-        realized += Decimal(pnl or 0)
-    for (fee,) in connection.execute("SELECT fee FROM funding WHERE at >= ? AND at < ?", span):
-        funding += Decimal(fee)
+    ).fetchall()
+    fees = codec.exact_total(Decimal(fee) for fee, _ in booked)
+    realized = codec.exact_total(Decimal(pnl or 0) for _, pnl in booked)
+    charged = connection.execute("SELECT fee FROM funding WHERE at >= ? AND at < ?", span)
+    funding = codec.exact_total(Decimal(fee) for (fee,) in charged)
     value, change = _equity_change(connection, began, ended)
     return {
         "day": day.isoformat(),
@@ -255,7 +254,7 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
         "realized_pnl": _cents(realized),
         "fees": _cents(fees),
         "funding": _cents(funding),
-        "net_pnl": f"{realized - fees - funding:+.2f}",
+        "net_pnl": f"{net_of(realized, fees, funding):+.2f}",
         "equity": "not known" if value is None else f"{value:.2f} USDC",
         "change": None if change is None else f"{change:+.2f}",
     }
