@@ -80,6 +80,7 @@ class TradingServices:
             database=database,
             exchange=exchange,
             exits=self.exits,
+            lacks_executions=lambda: self.tracker.lacks_executions,
             keys=KeyWatch(book=book, exchange=exchange, clock=clock),
             policy=policy,
             settings=settings.queue,

@@ -172,7 +172,7 @@ class OrderDispatcher:
                 entries_allowed=not self._submitter.breaker.is_open,
                 preparing=self._preparing.keys(),
                 position_of=self._exits.position_of,
-                is_held=self._exits.is_held,
+                is_held=lambda order: self._exits.is_held(order) or self._submitter.awaits_fills(order),
             ):
                 order = self._book.queued.get(head.order.client_order_id)
                 if order is None:
@@ -233,7 +233,7 @@ class OrderDispatcher:
             await self.sleep_unless_stopping(_PAUSE_AFTER_ERROR_S)
 
     def _may_be_claimed(self, order: Order) -> bool:
-        return order_queue.may_be_claimed(
+        return not self._submitter.awaits_fills(order) and order_queue.may_be_claimed(
             self._book,
             order,
             now=self._clock(),

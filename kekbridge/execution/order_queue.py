@@ -58,7 +58,7 @@ def heads(
     `settle_within_s`: how long an accepted order may stay unsettled before it holds back no other. `concurrency`: symbols with orders in
     flight at a time; exits go beyond it. `preparing`: queued orders that wait for a leverage or a permit; they hold back others but are
     not returned. With `entries_allowed` False queued entries are neither returned nor hold back exits. `position_of`: signed position of
-    a symbol in base units. `is_held`: True for exits that a halt holds; they are neither returned nor hold back others.
+    a symbol in base units. `is_held`: True for exits that a halt holds and entries that wait for fills: neither returned nor in the way.
     """
     if not book.queued:
         return []

@@ -110,9 +110,11 @@ class OrderSubmitter:
         find_webhook: Callable[[str], Webhook | None],
         clock: Callable[[], datetime],
         on_signed: Callable[[str, datetime], None] = lambda _name, _at: None,
+        lacks_executions: Callable[[], bool] = lambda: False,
     ) -> None:
         """`find_webhook` returns the webhook with an id as it is now; None: it was deleted. `on_signed` gets the client order id of every
-        request and when it was signed."""
+        request and when it was signed. `lacks_executions`: as in OrderTracker."""
+        self._lacks_executions = lacks_executions
         self._book = book
         self._database = database
         self._exchange = exchange
@@ -168,6 +170,8 @@ class OrderSubmitter:
     def try_permit(self, order: Order, *, now: datetime) -> Permit | None:
         """A permit for a new order that may be sent at once; None if it has to wait in the queue."""
         if not self.is_dispatching or (order.is_entry and self.breaker.is_open) or self.lacks_leverage(order):
+            return None
+        if self.awaits_fills(order):
             return None
         if order.intent.after_leg is not None or now >= order.expires_at:
             return None
@@ -345,6 +349,14 @@ class OrderSubmitter:
             return True
         self.finish_unsent(order, decided, now=now)
         return False
+
+    def awaits_fills(self, order: Order) -> bool:
+        """True for an entry under a limit of the daily loss while executions are not recorded that may have lost money."""
+        if not order.is_entry or not self._lacks_executions():
+            return False
+        webhook = self._find_webhook(order.webhook_id)
+        limits = (self._policy.account_limits, None if webhook is None else webhook.settings.limits)
+        return any(one is not None and one.max_daily_loss is not None for one in limits)
 
     # -------------------------------------------------------------------------------------------------------------- leverage
 

@@ -74,6 +74,10 @@ class OrderTracker:
         self._exits: dict[str, tuple[ExitStatus, ...]] = {}  # by entry, as last recorded
         self._polling: set[asyncio.Task[None]] = set()
         self._unknown_fills: set[str] = set()  # client order ids of orders whose fills are being fetched
+        self._unhandled_executions = 0  # reports of executions in the inbox
+        self._trades_wanted = self._trades_read = (
+            0  # how often all trades were asked for; up to which time they were read
+        )
         self._fills_known = asyncio.Event()
         self._inbox: asyncio.Queue[OrderStatusReport] = asyncio.Queue(maxsize=10_000)
         self._sync_requested = asyncio.Event()
@@ -295,6 +299,9 @@ class OrderTracker:
             self._inbox.put_nowait(report)
         except asyncio.QueueFull:
             log.error("report_inbox_full", client_order_id=name)
+            self._want_trades()
+        else:
+            self._unhandled_executions += report.executed_quantity > 0
 
     def _apply_streamed(self, order: Order, report: OrderStatusReport) -> bool:
         """Apply what a report says by itself; False if it must be completed by a query."""
@@ -333,6 +340,7 @@ class OrderTracker:
             self._unknown_fills.discard(order.client_order_id)
             if not self._unknown_fills:
                 self._fills_known.set()
+                self._order_settled()
 
     @property
     def fills_are_known(self) -> bool:
@@ -353,9 +361,20 @@ class OrderTracker:
         except TimeoutError:
             pass  # an alert must not wait for the exchange
 
+    @property
+    def lacks_executions(self) -> bool:
+        """True while the stream shows an execution, or may have missed one, whose fill is not recorded: what it realized is not known."""
+        is_behind = self._trades_read != self._trades_wanted
+        return is_behind or self._unhandled_executions > 0 or not self.fills_are_known
+
+    def _want_trades(self) -> None:
+        """Have all that the account's fills follow from queried; until then they count as incomplete."""
+        self._trades_wanted += 1
+        self._sync_requested.set()
+
     def _on_gap(self) -> None:
         """The stream was down, or reported a leg without its order: fetch what happened meanwhile."""
-        self._sync_requested.set()
+        self._want_trades()
         self._protection_changed()
 
     async def run(self) -> None:
@@ -374,10 +393,12 @@ class OrderTracker:
                 await self._handle_report(report)
             except KekbridgeError as error:
                 log.error("report_not_stored", client_order_id=report.client_order_id, error=error.message)
-                self._sync_requested.set()
+                self._want_trades()
             except Exception:
                 log.exception("report_failed", client_order_id=report.client_order_id)
-                self._sync_requested.set()
+                self._want_trades()
+            finally:
+                self._unhandled_executions -= report.executed_quantity > 0
 
     async def _handle_report(self, report: OrderStatusReport) -> None:
         name = report.client_order_id
@@ -386,13 +407,13 @@ class OrderTracker:
             order = await self._database.read(orders.find, name)
         if order is None:
             if report.executed_quantity > 0:
-                self._sync_requested.set()  # an exit of a bracket, or an order that kekbridge did not send
+                self._want_trades()  # an exit of a bracket, or an order that kekbridge did not send
             return
         is_news = not order.status.is_final or self._book.lacks_fills(order, report.executed_quantity)
         if is_news:
             await (self.poll(order) if _needs_query(report) else self.apply(order, report))
         if report.is_algo:
-            self._sync_requested.set()
+            self._want_trades()
             self._protection_changed()
 
     async def _run_trades(self) -> None:
@@ -406,8 +427,11 @@ class OrderTracker:
                 pass  # what is missing is asked for again
             self._sync_requested.clear()
             longest = 0.0
+            wanted = self._trades_wanted
             try:
                 await self.sync()
+                self._trades_read = wanted
+                self._order_settled()  # an entry may have waited for what they realized
                 longest = _SLOWEST_SEARCH_S if self._book.incomplete else 0.0
             except KekbridgeError as error:
                 log.warning("trades_not_synced", error=error.message)

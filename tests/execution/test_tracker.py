@@ -186,6 +186,24 @@ async def test_a_stop_that_fires_while_reads_fail_is_counted(bridge: Bridge) -> 
     assert (status, answer["code"]) in ((422, "daily_loss"), (422, "exits_only"))
 
 
+async def test_an_entry_waits_while_the_loss_of_the_day_is_not_known(bridge: Bridge) -> None:
+    """The stop has fired and its fill cannot be read: an entry under a daily loss is queued, not sent, and denied by what the stop lost."""
+    bridge.add_webhook("careful", limits=Limits(max_notional=None, max_leverage=None, max_daily_loss=D(20)))
+    await bridge.send("careful", symbol="ETHUSDT.P", quantity="1", stopLoss="1%")
+    await bridge.fault("server_error", method="GET")
+    await bridge.control("prices", {ETH: "1764"})
+    await bridge.until_flat(ETH)
+    await until(lambda: bridge.daemon.trading.tracker.lacks_executions)
+    status, waiting = await bridge.send("careful", quantity="0.01")
+    assert (status, waiting["status"]) == (202, "queued")
+    _, free = await bridge.send(quantity="0.01")
+    assert free["status"] == "filled", "a webhook without this limit does not wait"
+    await bridge.clear_faults()
+    order = await bridge.until_stored(waiting, "denied", "filled")
+    assert (order.status, order.code) in ((OrderStatus.DENIED, "daily_loss"), (OrderStatus.DENIED, "exits_only"))
+    await until_complete(bridge)
+
+
 async def test_a_close_whose_fills_cannot_be_read_is_completed_later(bridge: Bridge) -> None:
     """No report of the stream and no query of trades: the order stays on the to-do list, over a later trade, until its fill is there."""
     await bridge.send(quantity="0.02")
