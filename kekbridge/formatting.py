@@ -152,6 +152,11 @@ def money(value: Decimal | None, *, places: int = 8) -> str:
     return "0" if text in ("", "-0") else text
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 order`, `2 orders`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def used_share(used: str, limit: str) -> Decimal | None:
     """The used fraction of a limit: `1,500.00 USDC`, `20,000.00 USDC` -> 0.075. None if either text does not begin with a number."""
     numbers = []

@@ -36,6 +36,8 @@ class CliContext:
     settings: Settings
     #: File the settings were read from. None: defaults and environment only.
     config_file: Path | None
+    #: Control socket of the bridge that was found there. None: the one of the data directory, if there is one.
+    control_socket: Path | None = None
 
 
 def resolve_context(

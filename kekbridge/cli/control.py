@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kekbridge.daemon.control_socket import NAME, SERVICE_DATA_DIR, SERVICE_SOCKET, find_socket, identity
+from kekbridge.daemon.control_socket import NAME, find_socket, identity, service_place
 from kekbridge.errors import ConfigError, NotFound, OperatorError
 from kekbridge.store.lock import DaemonLock, LockOwner, lock_owner
 
@@ -55,7 +55,8 @@ class NoAccess(OperatorError):
     exit_code = 3
 
     def __init__(self, path: Path) -> None:
-        if path in (SERVICE_SOCKET, SERVICE_DATA_DIR):
+        service = service_place()
+        if path in (service.socket, service.data_dir):
             fix = "use sudo, or join the group kekbridge (sudo usermod -aG kekbridge USER, then log in again)"
         else:
             fix = f"use sudo, or run the command as {_owner_of(path)}"
@@ -85,7 +86,7 @@ def run_operation(
     here = _CommandContext(context, operation)
     deadline = time.monotonic() + start_within_s
     while True:
-        connection = _connect(context.data_dir)
+        connection = _connect(context)
         if connection is not None:
             return connection.run(operation, answer_within_s or operation.answer_within_s)
         owner = lock_owner(context.data_dir)
@@ -103,8 +104,17 @@ def run_operation(
 
 def daemon_status(context: CliContext) -> dict[str, Any] | None:
     """What the running daemon says about itself (process, version, mode, dataDir, ready…); None if none answers."""
-    connection = _connect(context.data_dir)
+    connection = _connect(context)
     return None if connection is None else connection.status()
+
+
+def status_at(path: Path) -> dict[str, Any] | None:
+    """What the bridge that listens at a control socket says about itself; empty if it does not answer, None if none listens.
+
+    Raises NoAccess.
+    """
+    connected = _open(path)
+    return None if connected is None else _DaemonConnection(connected).status() or {}
 
 
 # ---------------------------------------------------------------------------------------------------------- in the daemon
@@ -121,11 +131,10 @@ class _UnixConnection(http.client.HTTPConnection):
 class _DaemonConnection:
     """An open connection to a daemon's control socket, for one request."""
 
-    def __init__(self, path: Path, connected: socket.socket, data_dir: Path) -> None:
+    def __init__(self, connected: socket.socket, meant: str | None = None) -> None:
+        """`meant`: `identity` of the data directory that the bridge must use; None: any."""
         self._socket = connected
         self._http = _UnixConnection(connected)
-        # The link or the service's socket may lead to a bridge on another data directory.
-        meant = identity(data_dir) if path != data_dir / NAME else None
         self._headers = {"Content-Type": "application/json"} | ({"Kekbridge-Data-Dir": meant} if meant else {})
 
     def run(self, operation: Operation, answer_within_s: float) -> Any:
@@ -163,14 +172,25 @@ class _DaemonConnection:
         return status
 
 
-def _connect(data_dir: Path) -> _DaemonConnection | None:
-    """Connect to the daemon of a data directory; None if none listens. Raises NoAccess."""
+def _connect(context: CliContext) -> _DaemonConnection | None:
+    """Connect to the bridge of a context; None if none listens. Raises NoAccess."""
+    if context.control_socket is not None:  # of the very bridge that was found
+        connected = _open(context.control_socket)
+        return None if connected is None else _DaemonConnection(connected)
+    data_dir = context.data_dir
     try:
         path = find_socket(data_dir)
     except PermissionError:
         raise NoAccess(data_dir) from None
-    if path is None:
+    connected = None if path is None else _open(path)
+    if connected is None:
         return None
+    # The link or the service's socket may lead to a bridge on another data directory.
+    return _DaemonConnection(connected, identity(data_dir) if path != data_dir / NAME else None)
+
+
+def _open(path: Path) -> socket.socket | None:
+    """Connect to a control socket; None if nobody listens there. Raises NoAccess."""
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connected.settimeout(_CONNECT_WITHIN_S)
     try:
@@ -181,7 +201,7 @@ def _connect(data_dir: Path) -> _DaemonConnection | None:
     except OSError:  # left by a daemon that was killed, or its backlog is full
         connected.close()
         return None
-    return _DaemonConnection(path, connected, data_dir)
+    return connected
 
 
 def _unavailable(data_dir: Path, owner: LockOwner | None, waited_s: float) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import CliContext, mode_in_force, now, open_database, open_vault, resolve_context
+from kekbridge.cli.context import CliContext, mode_in_force, now, open_database, open_vault
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
+    from kekbridge.cli.bridges import Bridge
     from kekbridge.execution.flatten import FlattenResult
     from kekbridge.store.database import Database
 
@@ -45,19 +46,25 @@ def flatten_account(
     import asyncio
 
     from kekbridge import log
+    from kekbridge.cli import render
+    from kekbridge.cli.bridges import find_bridge
     from kekbridge.ops.trading_operations import flatten_data
 
-    context = resolve_context(ctx, data_dir, config)
+    bridge = find_bridge(ctx, data_dir, config, may_ask=not as_json)
+    context = bridge.context
     log.configure("error", context.settings.log.format)
     if not yes:
+        render.note(bridge.named())
         question = "Halt trading, cancel every order and close every position of the account, including those opened elsewhere?"
         typer.confirm(question, abort=True, err=True)
     result = _by_the_bridge(context, deadline)
     if result is None:
-        with open_database(context, create=True) as database:
+        if bridge.settings_error is not None:  # they say which account it is, and where
+            raise bridge.settings_error
+        with open_database(context) as database:
             _halt(context)
             result = formatting.to_jsonable(flatten_data(asyncio.run(_run(context, database, deadline))))
-    _print_result(result, as_json=as_json)
+    _print_result(result, bridge, as_json=as_json)
     return 0 if result["flat"] else NOT_FLAT
 
 
@@ -112,21 +119,21 @@ async def _run(context: CliContext, database: Database, deadline: int) -> Flatte
         return await execution.flatten(exchange, clock=now, deadline_s=deadline, on_progress=render.note)
 
 
-def _print_result(result: dict[str, Any], *, as_json: bool) -> None:
+def _print_result(result: dict[str, Any], bridge: Bridge, *, as_json: bool) -> None:
     from kekbridge.cli import render
 
     if as_json:
-        render.as_json(result)
+        render.as_json(result | {"bridge": bridge.as_data()})
         return
     for position in result["isolatedPositions"]:
         render.note(
             f"Isolated position {position['symbol']} {position['quantity']} is still open; close it on the exchange's website."
         )
     if result["flat"]:
-        render.line(
-            f"flat: {result['positionsClosed']} positions closed, no open orders; halted until `kekbridge resume`"
-        )
+        closed = formatting.counted(result["positionsClosed"], "position")
+        render.line(f"flat: {bridge.named()}: {closed} closed, no open orders; halted until `kekbridge resume`")
         return
     left = ", ".join(f"{one['symbol']} {one['quantity']}" for one in result["positionsLeft"]) or "no positions"
+    orders = formatting.counted(result["ordersLeft"], "order")
     trouble = formatting.to_text(result["trouble"])
-    render.line(f"NOT flat: {left} and {result['ordersLeft']} orders are still open; {trouble}")
+    render.line(f"NOT flat: {bridge.named()}: still open are {left} and {orders}; {trouble}")

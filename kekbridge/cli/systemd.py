@@ -158,7 +158,8 @@ _NEXT_STEPS: Final = (
     "sudo systemctl daemon-reload && sudo systemctl enable --now kekbridge.socket kekbridge.service",
     "systemctl status kekbridge && journalctl -u kekbridge -n 20",
     f"sudo usermod -aG {_NAME} $USER    # commands without sudo, from your next login on",
-    f"kekbridge --data-dir {SERVICE_DATA_DIR} exits-only    # likewise halt, resume, webhook create, template",
+    "kekbridge exits-only    # likewise halt, resume, flatten",
+    f"kekbridge --data-dir {SERVICE_DATA_DIR} webhook create NAME    # likewise template, notify set",
 )
 
 

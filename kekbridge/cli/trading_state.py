@@ -1,7 +1,7 @@
 """`kekbridge halt`, `exits-only` and `resume`: set the trading state.
 
 A running daemon has applied it when the command returns: to the next alert and to every order that waits. It survives restarts and can
-be set while no daemon runs.
+be set while no daemon runs. The output names the bridge (cli/bridges.py).
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kekbridge.cli.context import CliContext
+    from kekbridge.cli.bridges import Bridge
     from kekbridge.ops.operation import Operation
 
 halt = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -103,22 +102,27 @@ def set_running(
     for its reset, or for a drawdown use --reset-peak.
     """
     from kekbridge.cli import render
+    from kekbridge.cli.bridges import find_bridge
     from kekbridge.cli.control import run_operation
     from kekbridge.ops.trading_operations import BY_HAND, Resume
 
-    context = resolve_context(ctx, data_dir, config)
+    bridge = find_bridge(ctx, data_dir, config, may_ask=not as_json)
     if held is None and not as_json and sys.stdin is not None and sys.stdin.isatty():
-        held = _ask_about_exits(context, webhook)
+        held = _ask_about_exits(bridge, webhook)
     held = held or HeldExits.SEND
     control = run_operation(
-        context,
+        bridge.context,
         Resume(reason=reason or BY_HAND, webhook=webhook, reset_peak=reset_peak, held_exits=held.value),
     )
+    bridge = bridge.seen_now()
     if as_json:
-        render.as_json(control)
+        render.as_json(control | {"bridge": bridge.as_data()})
         return
     _list_exits(control["heldExits"], "sent now" if held is HeldExits.SEND else "dropped")
-    render.line(_STATE_TEXTS["running"] if webhook is None else f"webhook {webhook} resumed: entries and exits pass")
+    if webhook is None:
+        _print_state("running", bridge, ctx, config)
+    else:
+        render.line(f"webhook {webhook} resumed: {bridge.named()}")
     if reset_peak:
         peak = control["equityPeak"]
         render.note(
@@ -128,16 +132,16 @@ def set_running(
         )
 
 
-def _ask_about_exits(context: CliContext, webhook: str | None) -> HeldExits | None:
+def _ask_about_exits(bridge: Bridge, webhook: str | None) -> HeldExits | None:
     """List the exits that the halt has held, and ask what becomes of them; None without any. No answer is the default."""
     from kekbridge.cli.control import run_operation
     from kekbridge.errors import NotFound
     from kekbridge.ops.trading_operations import ListHeldExits
 
     try:
-        waiting = run_operation(context, ListHeldExits(webhook=webhook))
+        waiting = run_operation(bridge.context, ListHeldExits(webhook=webhook))
     except NotFound:
-        return None  # no data yet, or no such webhook: resuming says so
+        return None  # no such webhook: resuming says so
     if not waiting:
         return None
     _list_exits(waiting, "held")
@@ -155,10 +159,15 @@ def _list_exits(found: list[dict[str, Any]], what: str) -> None:
         )
 
 
+# By state: what begins the line that names the bridge, how a bridge that does not run will start, and what the state means.
 _STATE_TEXTS = {
-    "running": "trading resumed: entries and exits pass",
-    "exits_only": "exits only: entries are denied until `kekbridge resume`",
-    "halted": "halted: no order is sent until `kekbridge resume`; exits that wait are held",
+    "running": ("resumed", "it will start trading", "Entries and exits pass."),
+    "exits_only": ("exits only", "it will start with exits only", "Entries are denied until `kekbridge resume`."),
+    "halted": (
+        "halted",
+        "it will start halted",
+        "No order is sent until `kekbridge resume`; exits that wait are held. Open positions and their stops are not touched.",
+    ),
 }
 
 
@@ -166,10 +175,25 @@ def _set_state(
     ctx: typer.Context, operation: Operation, *, data_dir: Path | None, config: Path | None, as_json: bool
 ) -> None:
     from kekbridge.cli import render
+    from kekbridge.cli.bridges import find_bridge
     from kekbridge.cli.control import run_operation
 
-    control = run_operation(resolve_context(ctx, data_dir, config), operation)
+    bridge = find_bridge(ctx, data_dir, config, may_ask=not as_json)
+    control = run_operation(bridge.context, operation)
+    bridge = bridge.seen_now()
     if as_json:
-        render.as_json(control)
+        render.as_json(control | {"bridge": bridge.as_data()})
     else:
-        render.line(_STATE_TEXTS[control["state"]])
+        _print_state(control["state"], bridge, ctx, config)
+
+
+def _print_state(state: str, bridge: Bridge, ctx: typer.Context, config: Path | None) -> None:
+    """Print which bridge is in which state; on stderr what that means, and which other bridges it does not concern."""
+    from kekbridge.cli import render
+    from kekbridge.cli.bridges import note_others
+
+    label, when_stopped, meaning = _STATE_TEXTS[state]
+    render.line(f"{label}: {bridge.named(f'not running; {when_stopped}')}")
+    render.note(meaning)
+    for other in note_others(bridge, ctx, config):
+        render.note(f"Another bridge runs and is not changed: {other}")

@@ -25,12 +25,30 @@ MAX_PATH_BYTES: Final = 100
 #: What the unit of `install-systemd` uses. Members of its group may use the socket although they cannot read the data directory.
 SERVICE_DATA_DIR: Final = Path("/var/lib/kekbridge")
 SERVICE_SOCKET: Final = Path("/run/kekbridge") / NAME
+#: Environment variable of the test harness: a directory that stands for `/` in the two paths above.
+SERVICE_ROOT_VARIABLE: Final = "KEKBRIDGE_TEST_SERVICE_ROOT"
 
 _OWNER: Final = 0o600
 _OWNER_AND_GROUP: Final = 0o660
 _BACKLOG: Final = 128
 # Prefix of the private directory that is made when no other place can be used.
 _TEMPORARY: Final = "kekbridge-control-"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlace:
+    """Where commands look for the service of `install-systemd`."""
+
+    #: Its data directory, which only its user and root can read.
+    data_dir: Path
+    #: Its control socket, for root and the members of its group.
+    socket: Path
+
+
+def service_place() -> ServicePlace:
+    """Where the service is on this machine, whether or not it is installed."""
+    root = Path(os.environ.get(SERVICE_ROOT_VARIABLE) or "/")
+    return ServicePlace(*(root / path.relative_to("/") for path in (SERVICE_DATA_DIR, SERVICE_SOCKET)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +124,9 @@ def find_socket(data_dir: Path) -> Path | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError:
-        if data_dir == SERVICE_DATA_DIR and SERVICE_SOCKET.exists():
-            return SERVICE_SOCKET
+        service = service_place()
+        if data_dir == service.data_dir and service.socket.exists():
+            return service.socket
         raise
     return Path(os.readlink(link)) if link.is_symlink() else link
 

@@ -29,7 +29,6 @@ class Halt(Operation, frozen=True, kw_only=True):
 
     operation: ClassVar[str] = "halt"
     writes: ClassVar[bool] = True
-    creates: ClassVar[bool] = True
 
     #: For the history.
     reason: str = BY_HAND
@@ -45,7 +44,6 @@ class ExitsOnly(Operation, frozen=True, kw_only=True):
 
     operation: ClassVar[str] = "exits-only"
     writes: ClassVar[bool] = True
-    creates: ClassVar[bool] = True
 
     #: For the history.
     reason: str = BY_HAND
@@ -61,7 +59,6 @@ class Resume(Operation, frozen=True, kw_only=True):
 
     operation: ClassVar[str] = "resume"
     writes: ClassVar[bool] = True
-    creates: ClassVar[bool] = True
 
     #: For the history.
     reason: str = BY_HAND

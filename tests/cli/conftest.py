@@ -43,6 +43,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     directory = tmp_path / "data"
     monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(directory))
+    monkeypatch.setenv("KEKBRIDGE_TEST_SERVICE_ROOT", str(tmp_path / "no-service"))
     monkeypatch.setenv("KEKBRIDGE_VAULT_BACKEND", "key_file")
     return directory
 

@@ -27,10 +27,10 @@ from kekbridge.cli.context import CliContext, now
 from kekbridge.cli.control import BridgeUnavailable, NoAccess, NoBridge, OperationFailed, run_operation
 from kekbridge.cli.main import run_command
 from kekbridge.config import load_settings
-from kekbridge.daemon.control_socket import SERVICE_DATA_DIR, SERVICE_SOCKET, ControlSocket
+from kekbridge.daemon.control_socket import SERVICE_DATA_DIR, SERVICE_ROOT_VARIABLE, SERVICE_SOCKET, ControlSocket
 from kekbridge.errors import NotFound
 from kekbridge.model import TradingState
-from kekbridge.ops.trading_operations import Halt, ListLockouts, Resume
+from kekbridge.ops.trading_operations import ExitsOnly, Halt, ListLockouts, Resume
 from kekbridge.ops.webhook_operations import ShowWebhook
 from kekbridge.paper.settings import PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.store import journal, settings
@@ -96,7 +96,7 @@ WRITES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 def shape(value: Any) -> Any:
     """The keys of JSON and the kinds of its values."""
     if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
+        return {key: shape(inner) for key, inner in value.items() if key != "process"}  # null without a bridge
     if isinstance(value, list):
         return [shape(inner) for inner in value]
     return None if value is None else type(value).__name__
@@ -215,8 +215,8 @@ def test_a_link_to_another_bridge_is_no_way_to_halt_it(start: Callable[..., Serv
     old.mkdir(mode=0o700)
     (old / "control.sock").symlink_to(runtime / "control.sock")
     refused = bridge.run("halt", "--data-dir", str(old))
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "uses another data directory; nothing was changed" in refused.stderr
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "nothing was changed" in refused.stderr
     assert bridge.data("dashboard")["trading"]["state"] == "running"
 
 
@@ -338,8 +338,9 @@ def test_without_data_and_without_a_bridge(context: CliContext, tmp_path: Path) 
     """No data directory is exit code 3, a stopped bridge 2; neither creates anything."""
     with pytest.raises(NotFound):
         run_operation(context, ListLockouts())
-    with pytest.raises(NotFound):
-        run_operation(context, ShowWebhook(webhook="w"))
+    for operation in (ShowWebhook(webhook="w"), Halt(), ExitsOnly(), Resume()):
+        with pytest.raises(NotFound):
+            run_operation(context, operation)
     assert not (tmp_path / "data").exists()
     Database.open(tmp_path / "data").close_now()
     with pytest.raises(NoBridge, match="start it with `kekbridge serve`"):
@@ -399,9 +400,10 @@ def test_another_users_bridge_is_exit_code_3(start: Callable[..., Served]) -> No
         shutil.rmtree(place)
 
 
-def test_the_services_group_is_named() -> None:
+def test_the_services_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who may not use the service's socket learns which group may."""
     for path in (SERVICE_SOCKET, SERVICE_DATA_DIR):
+        monkeypatch.delenv(SERVICE_ROOT_VARIABLE, raising=False)
         error = NoAccess(path)
         assert (error.exit_code, error.code) == (3, "no_access")
         assert "join the group kekbridge" in error.message

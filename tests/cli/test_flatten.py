@@ -15,7 +15,7 @@ import pytest
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE
 from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment
 
-KEYS = {"flat", "positionsClosed", "ordersLeft", "positionsLeft", "isolatedPositions", "trouble"}
+KEYS = {"flat", "positionsClosed", "ordersLeft", "positionsLeft", "isolatedPositions", "trouble", "bridge"}
 
 
 @pytest.fixture

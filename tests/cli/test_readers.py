@@ -44,7 +44,7 @@ def test_every_code_is_explained(run: Any) -> None:
 
 def test_explain_without_or_with_an_unknown_argument(run: Any) -> None:
     """No argument is wrong usage, an unknown alert is exit code 3."""
-    run("resume")
+    run("webhook", "create", "w")
     assert run("explain").code == 2
     assert run("explain", "nobody").code == 3
 
@@ -52,12 +52,13 @@ def test_explain_without_or_with_an_unknown_argument(run: Any) -> None:
 @pytest.mark.parametrize("arguments", [("--since", "yesterday"), ("--symbol", "BTCUSDT"), ("--limit", "0")])
 def test_invalid_filters_are_refused(run: Any, arguments: tuple[str, ...]) -> None:
     """A filter that would match nothing, or everything, is wrong usage."""
-    run("resume")
+    run("webhook", "create", "w")
     assert run("logs", *arguments).code == 2
 
 
 def test_trading_state_is_stored_with_its_reason(run: Any) -> None:
     """halt, exits-only and resume print the new state, who set it and why; they need no daemon."""
+    run("webhook", "create", "w")
     halted = run("halt", "--reason", "exchange incident", "--json").data
     assert (halted["state"], halted["reason"], halted["by"]) == ("halted", "exchange incident", "command line")
     assert "exits only" in run("exits-only").out

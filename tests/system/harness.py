@@ -180,11 +180,12 @@ class Process:
 def clean_environment() -> dict[str, str]:
     """Return this environment without kekbridge settings, and with bytecode caching on, as in an installation.
 
-    The web pages listen on any free port: bridges of several tests run at once.
+    The web pages listen on any free port: bridges of several tests run at once. The machine's own service is out of sight.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KEKBRIDGE_")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["KEKBRIDGE_ADMIN_PORT"] = "0"
+    environment["KEKBRIDGE_TEST_SERVICE_ROOT"] = "/nonexistent"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
     return environment
 

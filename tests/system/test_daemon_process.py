@@ -130,6 +130,7 @@ def _is_stored(bridge: BridgeProcess, alert_id: str, condition: str = "") -> boo
 
 def test_flatten_without_an_exchange_is_one_line(tmp_path: Path) -> None:
     """If no paper exchange has ever run here, a one-line error names the fix, and nothing hangs."""
+    assert _command("webhook", "create", "w", data_dir=tmp_path / "data").returncode == 0
     done = _command("flatten", "--yes", data_dir=tmp_path / "data")
     assert done.returncode == 2
     assert "kekbridge serve" in _error_line(done)

@@ -1,0 +1,211 @@
+"""Which bridge a state command acts on: one that runs, wherever it is; the output names it, and nothing is ever created."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge.cli.context import now
+from kekbridge.cli.main import run_command
+from kekbridge.daemon.control_socket import SERVICE_ROOT_VARIABLE
+from kekbridge.model import TradingState
+from kekbridge.store import settings
+from kekbridge.store.database import Database
+from kekbridge.store.lock import DaemonLock
+from tests.cli.conftest import Run
+from tests.cli.processes import DEADLINE_S, Served, bare_environment, starting
+from tests.cli.terminal import at_terminal
+
+STATE_COMMANDS = (("halt",), ("exits-only",), ("resume",), ("flatten", "--yes"))
+
+
+def state_of(data_dir: Path) -> TradingState:
+    with Database.open(data_dir, create=False, migrate=False).snapshot() as connection:
+        return settings.trading_control(connection, now=now()).state
+
+
+def serve(environment: dict[str, str], **changes: str) -> contextlib.AbstractContextManager[Served]:
+    """A running bridge."""
+
+    @contextlib.contextmanager
+    def running() -> Iterator[Served]:
+        with starting(environment) as start:
+            bridge = start("serve", "--json", **changes)
+            bridge.line(lambda text: text.startswith("{"))
+            yield bridge
+
+    return running()
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[Path]:
+    """Where the service is, instead of `/`: short enough for the name of a socket, and not closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="kb-") as path:
+        Path(path).chmod(0o755)
+        monkeypatch.setenv(SERVICE_ROOT_VARIABLE, path)
+        yield Path(path)
+
+
+@pytest.fixture
+def service(root: Path) -> Iterator[Served]:
+    """The service: data and runtime directory as its unit has them."""
+    runtime, data = root / "run/kekbridge", root / "var/lib/kekbridge"
+    runtime.mkdir(parents=True, mode=0o750)
+    runtime.chmod(0o750)
+    with serve(bare_environment(data), RUNTIME_DIRECTORY=str(runtime)) as bridge:
+        yield bridge
+
+
+@pytest.mark.parametrize("command", STATE_COMMANDS)
+def test_without_a_bridge_nothing_is_created(
+    run: Run, data_dir: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Exit code 3 and the places that were looked at, whether or not --data-dir was given."""
+    missing = run(*command)
+    assert (missing.code, missing.out, missing.err.count("\n")) == (3, "", 1)
+    for place in (f"{data_dir} (KEKBRIDGE_DATA_DIR)", "no-service/run/kekbridge/control.sock", "--data-dir"):
+        assert place in missing.err
+    named = run(*command, "--data-dir", str(tmp_path / "other"))
+    assert named.code == 3
+    assert f"looked in {tmp_path / 'other'} only, as --data-dir says" in named.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_directory_says_how_it_will_start(run: Run, data_dir: Path) -> None:
+    """Without a running bridge the data directory's next start is changed, and the output says so."""
+    assert run("webhook", "create", "w").code == 0
+    for command, label, start in (
+        ("halt", "halted", "halted"),
+        ("exits-only", "exits only", "with exits only"),
+        ("resume", "resumed", "trading"),
+    ):
+        done = run(command)
+        assert done.out == f"{label}: PAPER, {data_dir} (not running; it will start {start})\n"
+    assert run("halt", "--json").data["bridge"] == {"mode": "paper", "dataDir": str(data_dir), "process": None}
+    assert state_of(data_dir) is TradingState.HALTED
+
+
+def test_the_running_service_comes_first(run: Run, data_dir: Path, service: Served, root: Path) -> None:
+    """Its socket is asked although the command's own directory has data; --data-dir alone leads elsewhere, with a note."""
+    name = f"PAPER, {root / 'var/lib/kekbridge'} (process {service.process.pid})"
+    assert run("webhook", "create", "w").code == 0
+    assert run("halt").out == f"halted: {name}\n"
+    assert state_of(data_dir) is TradingState.RUNNING
+    assert service.data("dashboard")["trading"]["state"] == "halted"
+    assert run("resume", "--json").data["bridge"]["process"] == service.process.pid
+    own = run("halt", "--data-dir", str(data_dir))
+    assert own.out == f"halted: PAPER, {data_dir} (not running; it will start halted)\n"
+    assert own.err.splitlines()[-1] == f"Another bridge runs and is not changed: {name}"
+    assert service.data("dashboard")["trading"]["state"] == "running"
+
+
+def test_several_running_bridges(run: Run, data_dir: Path, service: Served, root: Path) -> None:
+    """A script must name one; a person at a terminal is asked, and the one that was chosen is named."""
+    theirs = f"PAPER, {root / 'var/lib/kekbridge'} (process {service.process.pid})"
+    environment = bare_environment(data_dir) | {SERVICE_ROOT_VARIABLE: str(root)}
+    with serve(environment) as own:
+        mine = f"PAPER, {data_dir} (process {own.process.pid})"
+        refused = run("halt")
+        assert refused.code == 2
+        assert refused.err == f"kekbridge: 2 bridges run: {mine}; {theirs}; name one with --data-dir\n"
+        assert run("exits-only", "--data-dir", str(data_dir)).out == f"exits only: {mine}\n"
+        with at_terminal("halt", environment=environment) as terminal:
+            terminal.expect(f"1  {mine}")
+            terminal.expect(f"2  {theirs}")
+            terminal.expect("Its number: ")
+            terminal.type("3")
+            terminal.expect("Its number: ")
+            terminal.type("2")
+            terminal.expect(f"halted: {theirs}")
+            assert terminal.end()[0] == 0
+        assert service.data("dashboard")["trading"]["state"] == "halted"
+        assert own.data("dashboard")["trading"]["state"] == "exits_only"
+
+
+def test_the_own_directory_may_be_the_services(
+    run: Run, service: Served, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bridge that is found in two ways is one bridge."""
+    monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(root / "var/lib/kekbridge"))
+    done = run("halt")
+    assert (done.code, f"(process {service.process.pid})" in done.out) == (0, True)
+    assert "Another bridge" not in done.err
+
+
+def _halt_as_another_user(data_dir: Path, results: Any) -> None:
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+    found = []
+    for command in (["halt"], ["halt", "--data-dir", str(data_dir)]):
+        with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
+            found.append((run_command(command), errors.getvalue()))
+    results.put(found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_service_out_of_reach_is_never_passed_over(
+    run: Run, service: Served, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 3 with who may, although the caller's own directory has data that could be halted instead."""
+    own = root / "own"
+    monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(own))
+    assert run("webhook", "create", "w").code == 0
+    assert run("halt", "--data-dir", str(own)).code == 0  # imports what the other user may not be able to read
+    assert run("resume", "--data-dir", str(own)).code == 0
+    for file in (own, *own.iterdir()):
+        shutil.chown(file, 65_534, 65_534)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_halt_as_another_user, args=(own, results))
+    child.start()
+    (code, error), (named_code, _) = results.get(timeout=DEADLINE_S)
+    child.join(DEADLINE_S)
+    assert code == 3
+    assert f"{root / 'run/kekbridge/control.sock'}: permission denied" in error
+    assert "use sudo, or join the group kekbridge" in error
+    assert named_code == 0  # it was named
+    assert service.data("dashboard")["trading"]["state"] == "running"
+
+
+def test_a_bridge_elsewhere_is_pointed_at(run: Run, tmp_path: Path) -> None:
+    """A command in the wrong home changes nothing, and names the bridge that runs with its own --data-dir."""
+    with serve(bare_environment(tmp_path / "elsewhere")) as bridge:
+        done = run("halt")
+        assert done.code == 3
+        if Path("/proc/net/unix").exists():
+            assert f"PAPER, {tmp_path / 'elsewhere'} (process {bridge.process.pid})" in done.err
+        assert bridge.data("dashboard")["trading"]["state"] == "running"
+
+
+def test_wrong_settings_do_not_prevent_a_halt(run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settings file or variable that `serve` would refuse is no reason not to stop a bridge that runs."""
+    with serve(bare_environment(data_dir)) as bridge:
+        (data_dir / "config.toml").write_text("[riks]\nmax_notional = 5\n")
+        monkeypatch.setenv("KEKBRIDGE_MODES", "live")
+        done = run("halt")
+        assert (done.code, done.out) == (0, f"halted: PAPER, {data_dir} (process {bridge.process.pid})\n")
+    stopped = run("exits-only", "--json")
+    assert (stopped.code, json.loads(stopped.out)["state"]) == (0, "exits_only")
+    assert run("orders").code == 2
+
+
+def test_a_bridge_that_ends_meanwhile_is_not_named(run: Run, data_dir: Path) -> None:
+    """It held the lock without a socket and ended: the command did it without it, and says so."""
+    Database.open(data_dir).close_now()
+    lock = DaemonLock(data_dir)
+    lock.acquire()
+    threading.Timer(0.5, lock.release).start()
+    assert run("halt").out == f"halted: PAPER, {data_dir} (not running; it will start halted)\n"
+    assert state_of(data_dir) is TradingState.HALTED
