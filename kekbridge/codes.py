@@ -126,7 +126,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("leverage_not_set", 422, "The exchange did not set the requested leverage in time; the order was not sent.", "Set the leverage on the exchange's website, or omit leverage; 5 changes per minute are allowed."),
     ("outcome_unknown", 200, "The order was sent but not answered; it is being looked up and is never blindly sent again.", "kekbridge explain ALERT; check on the exchange."),
     ("canceled_by_alert", 422, "A later alert canceled the order before it was sent.", "Nothing to do."),
-    ("cancel_failed", 422, "Some orders could not be canceled.", "`kekbridge explain ALERT` lists them; see also `kekbridge orders --open`."),
+    ("cancel_failed", 422, "Some orders were filled before they could be canceled.", "`kekbridge explain ALERT` lists them; see also `kekbridge orders --open`."),
     ("earlier_leg_failed", 422, "An earlier step of the same alert did not succeed.", "See the earlier step in `kekbridge explain ALERT`."),
     # ------------------------------------------------------------------------------------------------------ our own errors
     # Not a 5xx: a bug may occur after the alert was stored, so it must not trigger a resend; the same bytes would hit the same bug anyway.

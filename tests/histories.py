@@ -192,6 +192,11 @@ class Account:
 
     # ------------------------------------------------------------------------------------------------------------- orders
 
+    def _request_cancel(self, number: int, given: Any) -> None:
+        order = self._order(number)
+        if order is not None:
+            self.orders[order.client_order_id] = self.book.request_cancel(order, now=self.now)
+
     def _claim(self, number: int, given: Any) -> None:
         """Perhaps resized, with the verdicts of the recheck."""
         self._change(
@@ -478,6 +483,7 @@ _GIVEN: Final[dict[str, Callable[[Random], Any]]] = {
     "response": lambda rng: rng.choice([{}, {"status": "filled", "ü": ["\ud800", 1]}]),
     "repeat": lambda rng: rng.random() < 0.5,
     "cancel": lambda rng: rng.choice([None, "no answer"]),
+    "request_cancel": lambda rng: None,
     "claim": lambda rng: _maybe(rng, _amount),
     "failed_claim": lambda rng: None,
     "accept": lambda rng: None,

@@ -71,8 +71,15 @@ class TradingServices:
             book=book, database=database, exchange=exchange, tracker=self.tracker, clock=clock
         )
         self.account_events = AccountEvents(book=book, exchange=exchange, clock=clock)
+        keys = KeyWatch(book=book, exchange=exchange, clock=clock)
         self.canceller = OrderCanceller(
-            database=database, exchange=exchange, book=book, tracker=self.tracker, clock=clock
+            database=database,
+            exchange=exchange,
+            book=book,
+            tracker=self.tracker,
+            updates=updates,
+            keys=keys,
+            clock=clock,
         )
         self.exits = ExitWatch(book=book, exchange=exchange, clock=clock)
         self.submitter = OrderSubmitter(
@@ -81,7 +88,7 @@ class TradingServices:
             exchange=exchange,
             exits=self.exits,
             lacks_executions=lambda: self.tracker.lacks_executions,
-            keys=KeyWatch(book=book, exchange=exchange, clock=clock),
+            keys=keys,
             policy=policy,
             settings=settings.queue,
             find_webhook=self.webhooks.find,
@@ -179,6 +186,7 @@ class TradingServices:
             try:
                 await self._history.run()
                 await self.reconciler.reconcile_at_start()
+                await self.canceller.resume()
                 break
             except* KekbridgeError as errors:
                 log.warning("not_reconciled", error=str(errors.exceptions[0]))

@@ -315,8 +315,11 @@ class Exchange(Protocol):
     def carries_all_exits(self, intent: OrderIntent) -> bool:
         """True if the request that creates the order carries all its exits, so that `exits_after_fill` is empty. Any thread."""
 
-    async def cancel(self, report: OrderStatusReport) -> SubmitResult:
-        """Request the cancel of one order. Accepted = passed on, not yet canceled; a finished order is Rejected."""
+    async def cancel(self, target: OrderStatusReport | Order) -> SubmitResult:
+        """Request the cancel of one order, of ours by the exchange's id that is stored, else as reported.
+
+        Accepted = passed on, not yet canceled; a finished order is Rejected. ValueError for an order of ours whose id is not known.
+        """
 
     async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
         """Request the cancel of every order of the account, stops and exits included, of one symbol or of all.

@@ -245,7 +245,21 @@ class Book:
     def revert(self, fact: OrderFact) -> None:
         """Undo `apply`: the row could not be stored."""
         assert fact.before is not None  # noqa: S101 - added orders are removed
-        self._move(fact.after, fact.before)
+        requested_at = self.current(fact.after).cancel_requested_at  # perhaps meanwhile
+        self._move(fact.after, replace(fact.before, cancel_requested_at=requested_at))
+
+    def request_cancel(self, order: Order, *, now: datetime) -> Order:
+        """Note that an order is to be cancelled (canceller.py), unless it is noted already or the order has ended; returns the order."""
+        order = self.current(order)
+        if order.cancel_requested_at is not None or order.finished_at is not None:
+            return order
+        at = codec.truncate_to_ms(now)
+        after = replace(order, cancel_requested_at=at)
+        self._move(order, after)
+        name, alert_id = after.client_order_id, after.alert_id
+        self._append(facts.plain_entry("cancel_requested", at=at, data={}, alert_id=alert_id, client_order_id=name))
+        self._publish(after)
+        return after
 
     def note_signed(self, client_order_id: str, at: datetime) -> None:
         """Note when the request of an order was signed: the next row of the order says so."""

@@ -131,7 +131,7 @@ class Reconciler:
         may_resend = order.intent.purpose is Purpose.EXIT or (
             order.is_entry and self._settings.queue.resend_unknown_entries
         )
-        if may_resend and now < order.expires_at:
+        if may_resend and now < order.expires_at and order.cancel_requested_at is None:
             log.warning("unknown_order_sent_again", client_order_id=order.client_order_id, purpose=order.intent.purpose)
             text = "the exchange does not have the order and can no longer accept the first request: sent again"
             after = transitions.deferred(order, code="outcome_unknown", error=text, next_attempt_at=now)

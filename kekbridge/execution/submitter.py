@@ -196,6 +196,11 @@ class OrderSubmitter:
         if order.status is not OrderStatus.SUBMITTING:
             permit.release()  # ended between its claim and the flush
             return
+        if order.cancel_requested_at is not None:
+            permit.release()
+            now = self._clock()
+            self._book.change(order, transitions.canceled_unsent(order, now=now), now=now)
+            return
         hit("W4")  # claimed, not sent yet
         self._note_signed(order.client_order_id, self._clock())  # its report may be faster than its response
         request = self._exchange.submit_now(order, permit)
@@ -206,6 +211,10 @@ class OrderSubmitter:
         """Recheck a queued order and claim it; it is sent once the claim is on disk. False if it must not be sent any more."""
         hit("W2" if order.intent.after_leg is None else "W8")  # W8: between two legs of an alert
         now = self._clock()
+        if order.cancel_requested_at is not None:
+            permit.release()
+            self._book.change(order, transitions.canceled_unsent(order, now=now), now=now)
+            return False
         if order.is_exit and not self._exits.check(order, now=now):
             permit.release()
             return False

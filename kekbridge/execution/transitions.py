@@ -212,6 +212,11 @@ def denied(order: Order, *, code: str, error: str, now: datetime) -> Order:
     return _finished(order, OrderStatus.DENIED, code, error, now)
 
 
+def canceled_unsent(order: Order, *, now: datetime) -> Order:
+    """A later alert cancelled the order before it was sent."""
+    return denied(order, code="canceled_by_alert", error="a later alert cancelled it", now=now)
+
+
 def expired(order: Order, *, now: datetime, code: str = ALERT_EXPIRED, error: str = _TOO_LATE) -> Order:
     """The order became too old before it was sent; also for one in flight that is proven not to be at the exchange."""
     _require(order, "expire", {OrderStatus.QUEUED, *_IN_FLIGHT})

@@ -98,12 +98,27 @@ class OrderUpdates:
     def __init__(self) -> None:
         self.latency = LatencyTracker()
         self._waiters: dict[str, list[OrderWaiter]] = {}  # by alert id
+        self._changes: dict[str, list[TimedEvent]] = {}  # by client order id: of those that wait for its next change
         self._is_stopping = False
 
     def publish(self, order: Order) -> None:
         self.latency.on_order_update(order)
         for waiter in self._waiters.get(order.alert_id, ()):
             waiter.update(order)
+        for change in self._changes.get(order.client_order_id, ()):
+            change.set()
+
+    async def wait_for_change(self, client_order_id: str, longest_s: float) -> None:
+        """Return when an order has changed, after `longest_s` seconds at the latest."""
+        change = TimedEvent()
+        waiting = self._changes.setdefault(client_order_id, [])
+        waiting.append(change)
+        try:
+            await change.wait(longest_s)
+        finally:
+            waiting.remove(change)
+            if not waiting:
+                self._changes.pop(client_order_id, None)
 
     @contextmanager
     def wait_for(self, alert_id: str, orders: Iterable[Order]) -> Iterator[OrderWaiter]:

@@ -71,6 +71,9 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "order_expired": _order("warning", "too old, not sent: {side} {quantity} {symbol}: {error}"),
     "order_unknown": _order("failure", "no answer, outcome unknown: {side} {quantity} {symbol}"),
     "alert_denied": _other("warning", "alert denied: {action} {symbol}: {code}"),
+    "cancel_waiting": _order(
+        "warning", "not cancelled yet, still tried: {side} {quantity} {symbol}: {waiting_for}", "waiting_for"
+    ),
     "cancel_failed": _other("warning", "cancel failed: {symbol} {error}"),
     # ------------------------------------------------------------------------------------------------------- protection
     "stop_fired": _order("warning", "stop fired: {side} {quantity} {symbol} at {average_price}", "trigger_price"),

@@ -225,6 +225,8 @@ class Order(Struct, frozen=True, kw_only=True):
     accepted_at: datetime | None = None
     #: Set once nothing more can happen to it, also for one that stays unknown.
     finished_at: datetime | None = None
+    #: Since when it is to be cancelled; None: it is not.
+    cancel_requested_at: datetime | None = None
 
     @property
     def is_entry(self) -> bool:

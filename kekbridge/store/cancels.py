@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from kekbridge.model import CancelRequest
+from kekbridge.model import CancelRequest, OrderStatus
 from kekbridge.store import alerts, codec
 from kekbridge.store.facts import plain_entry
 from kekbridge.store.journal import Entry
@@ -77,19 +77,34 @@ def store_end(connection: sqlite3.Connection, alert_id: str, data: Mapping[str, 
         alerts.set_status(connection, alert_id, status=state, code=code, error=error, now=now)
 
 
-def find_orders_to_cancel(
-    connection: sqlite3.Connection, request: CancelRequest, *, before: datetime
-) -> tuple[str, ...]:
-    """Client order ids of open orders that a cancel admitted at `before` covers: its symbol, its comment, older than it.
+_COVERED: Final = (
+    " o.purpose <> 'protect' AND o.created_at <= ?1 AND o.alert_id <> ?2"
+    " AND (?3 IS NULL OR o.symbol = ?3) AND (?4 IS NULL OR json_extract(a.payload, '$.comment') = ?4) ORDER BY o.sequence"
+)
+
+
+def open_orders(connection: sqlite3.Connection, cancel: StoredCancel) -> tuple[str, ...]:
+    """Client order ids of the open orders that a cancel step covers: its symbol, its comment, of alerts older than its own.
 
     Exits that protect an open position have no row here (they belong to a filled entry), and protective orders are excluded: a cancel
     must not leave a position without its stop.
     """
     rows = connection.execute(
-        "SELECT o.client_order_id FROM orders o JOIN alerts a ON a.id = o.alert_id"
-        " WHERE o.finished_at IS NULL AND o.purpose <> 'protect' AND o.created_at <= ?1"
-        " AND (?2 IS NULL OR o.symbol = ?2) AND (?3 IS NULL OR json_extract(a.payload, '$.comment') = ?3)"
-        " ORDER BY o.sequence",
-        (codec.time_text(before), request.symbol, request.comment),
+        f"SELECT o.client_order_id FROM orders o JOIN alerts a ON a.id = o.alert_id WHERE o.finished_at IS NULL AND {_COVERED}",
+        _covered_values(cancel),
     )
     return tuple(row[0] for row in rows)
+
+
+def ended_orders(connection: sqlite3.Connection, cancel: StoredCancel) -> tuple[tuple[str, OrderStatus], ...]:
+    """Client order ids and states of the orders that a cancel step, or a later one, was the first to cover, and that have ended."""
+    rows = connection.execute(
+        "SELECT o.client_order_id, o.status FROM orders o JOIN alerts a ON a.id = o.alert_id"
+        f" WHERE o.cancel_requested_at >= ?1 AND o.finished_at IS NOT NULL AND {_COVERED}",
+        _covered_values(cancel),
+    )
+    return tuple((name, OrderStatus(status)) for name, status in rows)
+
+
+def _covered_values(cancel: StoredCancel) -> tuple[str | None, ...]:
+    return (codec.time_text(cancel.created_at), cancel.alert_id, cancel.request.symbol, cancel.request.comment)

@@ -497,4 +497,12 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             "DROP TABLE earlier_funding",
         ),
     ),
+    (
+        # What is to be cancelled is a state of the order: a start goes on with it.
+        "0011_cancels",
+        (
+            "ALTER TABLE orders ADD COLUMN cancel_requested_at TEXT",
+            "CREATE INDEX orders_to_cancel ON orders(cancel_requested_at) WHERE cancel_requested_at IS NOT NULL",
+        ),
+    ),
 )

@@ -27,7 +27,7 @@ from kekbridge.store.codec import (
 COLUMNS: Final = (
     "o.client_order_id, o.alert_id, o.webhook_id, o.leg, o.sequence, o.intent, o.status, o.created_at, o.expires_at, o.order_id,"
     " o.executed_quantity, o.average_price, o.fee, o.realized_pnl, o.code, o.error, o.attempt, o.next_attempt_at, o.submitted_at,"
-    " o.accepted_at, o.finished_at"
+    " o.accepted_at, o.finished_at, o.cancel_requested_at"
 )
 
 
@@ -159,6 +159,13 @@ def update_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
     )
 
 
+def set_cancel_requested(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> None:
+    """Write since when an order is to be cancelled. Only for projector.py."""
+    connection.execute(
+        "UPDATE orders SET cancel_requested_at = ? WHERE client_order_id = ?", (codec.time_text(now), client_order_id)
+    )
+
+
 def unfinished(connection: sqlite3.Connection) -> tuple[Order, ...]:
     """Every unfinished order, from queued to partially filled, in order of admission."""
     # INDEXED BY, because SQLite would scan all orders ever stored in order of admission rather than sort the few open ones.
@@ -230,6 +237,7 @@ def order_from(row: sqlite3.Row) -> Order:
         submitted_at=codec.optional_time(row[18]),
         accepted_at=codec.optional_time(row[19]),
         finished_at=codec.optional_time(row[20]),
+        cancel_requested_at=codec.optional_time(row[21]),
     )
 
 

@@ -273,6 +273,8 @@ def _apply_plain(connection: sqlite3.Connection, fact: PlainFact) -> None:
         protection.store_state(connection, fact.client_order_id or "", fact.kind, fact.data["detail"], now=fact.at)
     elif fact.kind == "take_profits_placed":
         protection.store_take_profits_over(connection, fact.client_order_id or "", fact.data["detail"], now=fact.at)
+    elif fact.kind == "cancel_requested":
+        orders.set_cancel_requested(connection, fact.client_order_id or "", now=fact.at)
     elif fact.kind in ("cancel_done", "cancel_failed"):
         cancels.store_end(connection, fact.alert_id or "", fact.data, now=fact.at)
     elif fact.kind in ("alert_duplicate", "alert_conflict"):

@@ -10,9 +10,10 @@ import pytest
 from kekbridge.execution.book import Book
 from kekbridge.model import CancelRequest, OrderStatus, Purpose
 from kekbridge.model.admission import Decision
-from kekbridge.store import alerts, cancels
+from kekbridge.store import alerts, cancels, orders
+from kekbridge.store.cancels import StoredCancel
 from tests.store.factories import NOW, admitting, exit_intent, intent, new_alert
-from tests.stored import add_protective, store_alert, store_order
+from tests.stored import add_protective, bring, store_alert, store_order
 
 S = OrderStatus
 ETH = "PERP_ETH_USDC"
@@ -51,8 +52,13 @@ def test_end_of_a_step_is_the_status_of_an_alert_without_orders(
     assert alerts.get(connection, beside.id).status == "queued"
 
 
+def _step(alert_id: str = "later", **request: str | None) -> StoredCancel:
+    asked = CancelRequest(symbol=request.get("symbol"), comment=request.get("comment"))
+    return StoredCancel(alert_id=alert_id, step=0, request=asked, created_at=NOW)
+
+
 def test_only_older_open_orders_of_the_request_are_covered(connection: sqlite3.Connection, book: Book) -> None:
-    """By symbol and comment; never protective orders: a cancel must not leave a position without its stop."""
+    """By symbol and comment; never protective orders, without which a position has no stop, and never those of its own alert."""
     plain = store_order(book, status=S.ACCEPTED)
     other = store_order(book, intent(symbol=ETH), payload={"comment": "grid"})
     entry = store_order(book, status=S.FILLED)
@@ -60,10 +66,21 @@ def test_only_older_open_orders_of_the_request_are_covered(connection: sqlite3.C
     store_order(book, status=S.CANCELED)
     store_order(book, received_at=NOW + timedelta(seconds=1))
 
-    def covered(symbol: str | None = None, comment: str | None = None) -> tuple[str, ...]:
-        request = CancelRequest(symbol=symbol, comment=comment)
-        return cancels.find_orders_to_cancel(connection, request, before=NOW)
+    def covered(alert_id: str = "later", **request: str | None) -> tuple[str, ...]:
+        return cancels.open_orders(connection, _step(alert_id, **request))
 
     assert covered() == (plain.client_order_id, other.client_order_id)
     assert covered(symbol=ETH) == covered(comment="grid") == (other.client_order_id,)
     assert covered(symbol=ETH, comment="x") == ()
+    assert covered(plain.alert_id) == (other.client_order_id,)
+
+
+def test_orders_that_a_step_ended_are_found_after_a_restart(connection: sqlite3.Connection, book: Book) -> None:
+    """Those that were to be cancelled for it and have an end, with that end; not the ones that ended before, or are still open."""
+    gone, filled, still_open = (book.request_cancel(store_order(book), now=NOW) for _ in range(3))
+    store_order(book, status=S.CANCELED)
+    bring(book, gone, S.CANCELED)
+    bring(book, filled, S.FILLED)
+    found = cancels.ended_orders(connection, _step())
+    assert found == ((gone.client_order_id, S.CANCELED), (filled.client_order_id, S.FILLED))
+    assert orders.get(connection, still_open.client_order_id).cancel_requested_at == NOW

@@ -333,10 +333,16 @@ async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
     met["leverage_not_set"] = status
     await bridge.control("faults", {})
 
-    await bridge.send(**BUY, orderType="limit", limitPrice="40000")
+    _, resting = await bridge.send(**BUY, orderType="limit", limitPrice="49500")
     await bridge.control("faults", {"fault": "server_error", "method": "DELETE"})
     cancel = json.dumps(bridge.message(action="cancel", alertId="not-cancelled")).encode()
     await bridge.post(cancel)
+
+    async def is_requested() -> bool:
+        return (await bridge.order(resting)).cancel_requested_at is not None
+
+    await until(is_requested)
+    await bridge.control("prices", {BTC: "49400"})  # filled before it could be cancelled
 
     async def has_failed() -> bool:
         found = (await bridge.daemon.database.read(alerts.search, limit=1000)).alerts
@@ -346,6 +352,7 @@ async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
     status, answer = await bridge.post(cancel)
     assert answer["code"] == "cancel_failed", answer
     await bridge.control("faults", {})
+    await bridge.control("prices", {BTC: "50000"})
     return met | {"cancel_failed": status}
 
 

@@ -33,6 +33,7 @@ BY_HISTORY = {
     "order_expired",
     "exit_waiting",
     "cancel_failed",
+    "cancel_waiting",
     "key_expired",
     "certificate_expiring",
     "certificate_expired",

@@ -417,10 +417,18 @@ class OrderlyExchange:
                 found.append(report)
         return tuple(found)
 
-    async def cancel(self, report: OrderStatusReport) -> SubmitResult:
-        if report.is_algo:
-            return await self.orders_api.cancel_algo(report.symbol, report.order_id)
-        return await self.orders_api.cancel_order(report.symbol, report.order_id)
+    async def cancel(self, target: OrderStatusReport | Order) -> SubmitResult:
+        if isinstance(target, Order):
+            symbol, is_algo = target.intent.symbol, requests.order_kind(target.intent).is_algo
+        else:
+            symbol, is_algo = target.symbol, target.is_algo
+        if target.order_id is None:
+            raise ValueError(
+                f"order {target.client_order_id} cannot be cancelled: the exchange's id of it is not known"
+            )
+        if is_algo:
+            return await self.orders_api.cancel_algo(symbol, target.order_id)
+        return await self.orders_api.cancel_order(symbol, target.order_id)
 
     async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
         """As in `Exchange`: six requests, one for plain orders and one per algo type."""
