@@ -122,8 +122,8 @@ class StoredOrder(msgspec.Struct, frozen=True):
 def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) -> None:
     """Insert new orders. Only for projector.py."""
     connection.executemany(
-        "INSERT INTO orders (alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, created_at, sequence,"
-        " quantity, limit_price, trigger_price, stop_loss, reduce_only, intent, status, order_id, executed_quantity, average_price, fee,"
+        "INSERT INTO orders (alert_id, webhook_id, leg, after_leg, symbol, order_type, purpose, created_at, sequence,"
+        " side, quantity, limit_price, trigger_price, stop_loss, reduce_only, intent, status, order_id, executed_quantity, average_price, fee,"
         " realized_pnl, code, error, attempt, next_attempt_at, submitted_at, accepted_at, finished_at, expires_at, updated_at, request,"
         " verdicts, signed_at, client_order_id)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
@@ -135,7 +135,6 @@ def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
                 each.order.leg,
                 each.order.intent.after_leg,
                 each.order.intent.symbol,
-                each.order.intent.side,
                 each.order.intent.order_type,
                 each.order.intent.purpose,
                 codec.time_text(each.order.created_at),
@@ -150,7 +149,7 @@ def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
 def update_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) -> None:
     """Write the state of orders that were inserted before. Only for projector.py; transitions.py decides which changes are allowed."""
     connection.executemany(
-        "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?, status = ?,"
+        "UPDATE orders SET side = ?, quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?, status = ?,"
         " order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?, code = ?, error = ?, attempt = ?,"
         " next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?, expires_at = ?, updated_at = ?,"
         " request = coalesce(?, request),"
@@ -249,6 +248,7 @@ def _changing_columns(stored: StoredOrder) -> tuple[str | int | None, ...]:
     order = stored.order
     intent = order.intent
     return (
+        intent.side,
         decimal_text(intent.quantity),
         optional_decimal_text(intent.limit_price),
         optional_decimal_text(intent.trigger_price),

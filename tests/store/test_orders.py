@@ -11,7 +11,7 @@ import pytest
 from kekbridge.errors import NotFound
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book
-from kekbridge.model import OrderStatus, Verdict
+from kekbridge.model import OrderStatus, Side, Verdict
 from kekbridge.store import journal, orders
 from tests.store.factories import NOW, admitting, exit_intent, intent, new_alert
 from tests.stored import REQUEST, accept, add_protective, bring, claim, report, store_alert, store_order
@@ -54,6 +54,16 @@ def test_orders_are_listed_by_filters(connection: sqlite3.Connection, book: Book
     assert orders.list_orders(connection, webhook="second") == (third,)
     assert orders.list_orders(connection, webhook="hook") == (first, second)
     assert orders.list_orders(connection, since=NOW + timedelta(seconds=1)) == ()
+
+
+def test_a_close_that_turned_keeps_one_side(connection: sqlite3.Connection, book: Book) -> None:
+    """A close that was queued against a long and claimed against a short is a BUY everywhere, also in the column that export reads."""
+    order = store_order(book, exit_intent(side=Side.SELL))
+    turned = transitions.claimed(order, now=NOW, intent=exit_intent(side=Side.BUY))
+    book.change(order, turned, now=NOW)
+    assert orders.get(connection, order.client_order_id).intent.side is Side.BUY
+    (side,) = connection.execute("SELECT side FROM orders").fetchone()
+    assert side == "BUY"
 
 
 def test_details_are_those_of_the_last_claim(connection: sqlite3.Connection, book: Book) -> None:
