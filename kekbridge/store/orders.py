@@ -123,8 +123,9 @@ def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
     """Insert new orders. Only for projector.py."""
     connection.executemany(
         "INSERT INTO orders (alert_id, webhook_id, leg, after_leg, symbol, order_type, purpose, created_at, sequence,"
-        " side, quantity, limit_price, trigger_price, stop_loss, reduce_only, intent, status, order_id, executed_quantity, average_price, fee,"
-        " realized_pnl, code, error, attempt, next_attempt_at, submitted_at, accepted_at, finished_at, expires_at, updated_at, request,"
+        " side, quantity, limit_price, trigger_price, stop_loss, reduce_only, intent, status, order_id, executed_quantity,"
+        " average_price, fee, realized_pnl, code, error, attempt, next_attempt_at,"
+        " submitted_at, accepted_at, finished_at, expires_at, updated_at, request,"
         " verdicts, signed_at, client_order_id)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
         " coalesce(?, '[]'), ?, ?)",
@@ -149,8 +150,8 @@ def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
 def update_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) -> None:
     """Write the state of orders that were inserted before. Only for projector.py; transitions.py decides which changes are allowed."""
     connection.executemany(
-        "UPDATE orders SET side = ?, quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?, status = ?,"
-        " order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?, code = ?, error = ?, attempt = ?,"
+        "UPDATE orders SET side = ?, quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?,"
+        " status = ?, order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?, code = ?, error = ?, attempt = ?,"
         " next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?, expires_at = ?, updated_at = ?,"
         " request = coalesce(?, request),"
         " verdicts = coalesce(?, verdicts), signed_at = coalesce(?, signed_at) WHERE client_order_id = ?",
