@@ -374,8 +374,8 @@ class Exchange(Protocol):
     async def liquidations(self, since: datetime) -> tuple[LiquidatedPart, ...]:
         """What liquidations took over since a time, oldest first."""
 
-    async def closed_positions(self) -> tuple[ClosedPosition, ...]:
-        """The newest lines of the history of positions, oldest first; as many as the exchange gives."""
+    async def closed_positions(self, since: datetime) -> tuple[ClosedPosition, ...]:
+        """The lines of the history of positions that changed since a time, oldest first; as far back as the exchange gives them."""
 
     async def refresh_rules(self) -> None:
         """Read the trading rules of every market now. Raises ExchangeUnavailable."""

@@ -132,7 +132,7 @@ class AccountRecords:
         if not open_:
             return True
         await self._tracker.sync_fills()  # what else closed the position is subtracted from its history
-        lines = await self._exchange.closed_positions()
+        lines = await self._exchange.closed_positions(min(part.at for part in open_) - takeovers.SAME_TIME)
         snapshot = await self._exchange.refresh()
         is_complete = True
         for part in open_:
@@ -160,9 +160,9 @@ class AccountRecords:
 
     async def _deleveraged_since(self, since: datetime) -> bool:
         """Record what auto-deleveraging took over. A history without it is one of ordinary closings."""
-        for line in await self._exchange.closed_positions():
+        for line in await self._exchange.closed_positions(since):
             name = takeovers.adl_name(line)
-            if line.kind != takeovers.ADL or line.closed_at < since:
+            if line.kind != takeovers.ADL:
                 continue
             if not await self._database.read(_find_all, [name]):
                 fill = takeovers.adl_fill(line, await self._explaining(line, name))

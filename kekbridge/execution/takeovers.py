@@ -16,8 +16,8 @@ from kekbridge.store.codec import EXACT
 
 LIQUIDATION: Final = "liquidation"
 ADL: Final = "adl"
-# The line of a position that a liquidation closed is written within this time of it.
-_SAME_TIME: Final = timedelta(seconds=60)
+#: The line of a position that a liquidation closed is written within this time of it.
+SAME_TIME: Final = timedelta(seconds=60)
 # Finer than any figure of the exchange.
 _SMALLEST: Final = Decimal("1e-8")
 
@@ -54,7 +54,7 @@ def line_of(taken: LiquidatedPart, lines: Iterable[ClosedPosition]) -> ClosedPos
     """The line of the position that a liquidated part belongs to; None if the exchange does not list it (yet)."""
     for line in lines:
         is_same = line.symbol == taken.symbol and line.is_long == (taken.quantity > 0)
-        if is_same and line.opened_at <= taken.at <= line.closed_at + _SAME_TIME:
+        if is_same and line.opened_at <= taken.at <= line.closed_at + SAME_TIME:
             return line
     return None
 

@@ -34,6 +34,8 @@ log = get_logger("kekbridge.exchange.orderly.account_api")
 _MAX_TRANSFER_TIME: Final = timedelta(days=1)
 _USDC: Final = "USDC"
 _ONE: Final = Decimal(1)
+# Lines of the history of positions: what is read once a minute, and the most that the exchange gives.
+_FEW_CLOSED: Final = 50
 _MOST_CLOSED: Final = 500
 _MARGIN_MODES: Final = frozenset(MarginMode)
 _LIQUIDATION_FEES: Final = ("abs_liquidator_fee", "abs_insurance_fund_fee")
@@ -197,12 +199,18 @@ class AccountApi:
         found = [part for row in rows for part in liquidations_of(row)]
         return tuple(sorted(found, key=lambda each: each.at))
 
-    async def closed_positions(self) -> tuple[ClosedPosition, ...]:
-        """The newest lines of the history of positions, oldest first (section 9)."""
-        path = f"/v1/position_history?limit={_MOST_CLOSED}"
-        rows = rows_of(await self._orders_api.query(Endpoint.POSITION_HISTORY, path))
-        lines = (closed_position_of(row) for row in rows)
-        return tuple(sorted((each for each in lines if each is not None), key=lambda each: each.closed_at))
+    async def closed_positions(self, since: datetime) -> tuple[ClosedPosition, ...]:
+        """The lines of the history of positions that changed since a time, oldest first (section 9). The list has no pages."""
+        for limit in (_FEW_CLOSED, _MOST_CLOSED):
+            rows = rows_of(
+                await self._orders_api.query(Endpoint.POSITION_HISTORY, f"/v1/position_history?limit={limit}")
+            )
+            lines = [line for line in map(closed_position_of, rows) if line is not None]
+            if len(rows) < limit or any(line.closed_at < since for line in lines):
+                break
+        else:
+            log.warning("position_history_cut", lines=len(rows), since=since)  # the exchange gives no more
+        return tuple(sorted((line for line in lines if line.closed_at >= since), key=lambda line: line.closed_at))
 
     async def margin_modes(self) -> dict[str, MarginMode]:
         """The default margin mode by symbol; empty if the call does not exist."""

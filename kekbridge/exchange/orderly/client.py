@@ -267,8 +267,8 @@ class OrderlyExchange:
     async def liquidations(self, since: datetime) -> tuple[LiquidatedPart, ...]:
         return await self.account_api.liquidations(since)
 
-    async def closed_positions(self) -> tuple[ClosedPosition, ...]:
-        return await self.account_api.closed_positions()
+    async def closed_positions(self, since: datetime) -> tuple[ClosedPosition, ...]:
+        return await self.account_api.closed_positions(since)
 
     async def refresh_rules(self) -> None:
         """Read the trading rules of every market now. Raises ExchangeUnavailable."""

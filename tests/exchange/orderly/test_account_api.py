@@ -255,3 +255,15 @@ def test_a_failed_withdrawal_moved_nothing() -> None:
 def test_transfers_without_effect_or_unreadable_are_left_out(changes: dict[str, Any]) -> None:
     """A wrongly parsed transfer would move the equity peak."""
     assert transfer_of(deposit(**changes), PRICES) is None
+
+
+@pytest.mark.parametrize("lines", [3, 60])
+async def test_closed_positions_since_a_time(exchange: OrderlyExchange, control: Control, lines: int) -> None:
+    """Whether or not one read of the newest lines reaches the time."""
+    await control("/paper/positions", {BTC: "1"})
+    for _ in range(lines):
+        await control("/paper/adl", {"symbol": BTC, "quantity": "0.01"})
+    found = await exchange.account_api.closed_positions(datetime.now(UTC) - timedelta(minutes=1))
+    assert [line.quantity for line in found] == [Decimal(number) / 100 for number in range(1, lines + 1)]
+    assert [line.closed_at for line in found] == sorted(line.closed_at for line in found)
+    assert await exchange.account_api.closed_positions(datetime.now(UTC) + timedelta(minutes=1)) == ()
