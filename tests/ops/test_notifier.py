@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kekbridge.execution import transitions
+from kekbridge.model import OrderStatus, OrderType, Purpose
 from kekbridge.ops.notifier import Channel, Notifier, channels_of
 from kekbridge.store import journal
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
-from tests.store.factories import NOW
-from tests.stored import book_on, store_order
+from tests.store.factories import NOW, exit_intent
+from tests.stored import book_on, bring, store_order
 from tests.waiting import until
 
 
@@ -134,3 +136,20 @@ def test_a_channel_never_shows_its_url() -> None:
     (channel,) = channels_of(b"# mine\n\ntgram://123:TOKEN/chat\ntgram://123:TOKEN/chat\n")
     assert "TOKEN" not in repr(channel) + channel.name + str(channel)
     assert channel.name.startswith("tgram-")
+
+
+async def test_an_exit_that_has_fired_is_one_message(database: Database, receiver: Receiver) -> None:
+    """Its own, with side, size and price; the fill of the order that it was is not sent beside it, any other fill is."""
+    task = await start(database, Channel(receiver.url))
+    with database.transaction() as connection:
+        book = book_on(connection)
+        stop_loss = exit_intent(purpose=Purpose.PROTECT, order_type=OrderType.STOP, trigger_price=Decimal(64000))
+        for wanted in (stop_loss, exit_intent()):
+            order = bring(book, store_order(book, wanted), OrderStatus.FILLED)
+            if wanted.fired_event is not None:
+                data = {"quantity": order.executed_quantity, "average_price": Decimal(63990), "trigger_price": 64000}
+                book.note(wanted.fired_event, order, now=NOW, data=data)
+    await until(lambda: len(receiver.lines()) == 2)
+    await stop(task)
+    assert receiver.lines()[0] == "stop fired: sell 0.01 PERP_BTC_USDC at 63990"
+    assert receiver.lines()[1].startswith("filled: sell 0.01 PERP_BTC_USDC")
