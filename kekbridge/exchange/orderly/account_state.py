@@ -62,6 +62,7 @@ class AccountState:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._instruments: Mapping[str, Instrument] = MappingProxyType({})
+        self._missing_instruments: frozenset[str] = frozenset()  # not in the last list
         # Replaced, never changed: snapshots share these mappings, and who compares snapshots sees which of them differ.
         self._marks: Mapping[str, Mark] = MappingProxyType({})
         self._positions: dict[Key, _Held] = {}
@@ -107,7 +108,8 @@ class AccountState:
     def apply_instruments(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Replace the trading rules; return how many symbols have some. Rows that are unreadable or owned by a broker are left out.
 
-        A market that is listed no more keeps its last rules with the status DELISTED: what is held in it can still be named and sized.
+        A market that is listed no more, in two reads in a row, keeps its last rules with the status DELISTED: what is held in it can still
+        be named and sized.
         """
         instruments: dict[str, Instrument] = {}
         for row in rows:
@@ -119,11 +121,13 @@ class AccountState:
                 continue
             instruments[instrument.symbol] = instrument
         if instruments:
+            missing = self._instruments.keys() - instruments.keys()
             gone = {
-                symbol: replace(known, status=DELISTED)
+                symbol: replace(known, status=DELISTED) if symbol in self._missing_instruments else known
                 for symbol, known in self._instruments.items()
-                if symbol not in instruments
+                if symbol in missing
             }
+            self._missing_instruments = frozenset(missing)
             self._instruments = MappingProxyType(instruments | gone)
             self._snapshot = None
         return len(instruments)

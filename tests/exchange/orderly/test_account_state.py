@@ -240,6 +240,24 @@ def test_builder_markets_and_broken_rules_are_left_out(state: AccountState) -> N
     assert set(state.snapshot.instruments) == {BTC}
 
 
+def test_a_market_that_is_missing_twice_is_delisted(state: AccountState) -> None:
+    """One list without it may be a fault of the exchange. Its rules stay, and it is as before once it is listed again."""
+    other = {**RULES, "symbol": "PERP_ETH_USDC"}
+    for rows, status in (
+        ([RULES, other], "ACTIVE"),
+        ([other], "ACTIVE"),
+        ([RULES, other], "ACTIVE"),
+        ([other], "ACTIVE"),
+        ([other], "DELISTED"),
+        ([other], "DELISTED"),
+        ([RULES, other], "ACTIVE"),
+    ):
+        state.apply_instruments(rows)
+        assert state.market_statuses() == {BTC: status, "PERP_ETH_USDC": "ACTIVE"}
+        assert state.snapshot is not None
+        assert state.snapshot.instruments[BTC].base_max == 10
+
+
 def test_age_counts_from_the_last_confirmation(state: AccountState, clock: Clock) -> None:
     """A mark price confirms nothing about the account; a frame of the private stream does."""
     clock.now += timedelta(seconds=20)
