@@ -7,7 +7,7 @@ Creating an order never raises: the result is one of four values, and only `Reje
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
@@ -217,6 +217,14 @@ class MarketChanged(Struct, frozen=True):
     after: str
 
 
+class RulesChanged(Struct, frozen=True):
+    """Rules changed by which a market takes orders, or the margin that they need."""
+
+    symbol: str
+    #: By name of the rule (a field of Instrument): before and after.
+    rules: Mapping[str, tuple[Decimal, Decimal]]
+
+
 class TopicRefused(Struct, frozen=True):
     """The exchange refused one topic of a stream; the others are in use."""
 
@@ -230,7 +238,7 @@ class RecordsChanged(Struct, frozen=True):
     """The stream hints at new liquidations or transfers: read the account's records."""
 
 
-AccountEvent = LeverageChanged | MarginModeChanged | MarketChanged | TopicRefused | RecordsChanged
+AccountEvent = LeverageChanged | MarginModeChanged | MarketChanged | RulesChanged | TopicRefused | RecordsChanged
 
 
 # -------------------------------------------------------------------------------------------------------------- protocol

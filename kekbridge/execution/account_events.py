@@ -16,9 +16,11 @@ from kekbridge.exchange.base import (
     MarginModeChanged,
     MarketChanged,
     RecordsChanged,
+    RulesChanged,
     TopicRefused,
 )
 from kekbridge.execution.book import Book
+from kekbridge.model.notifications import as_text
 from kekbridge.store import codec, facts
 
 _LEAVING: Final = frozenset({"DELISTING", "DELISTED"})
@@ -51,6 +53,9 @@ def describe(event: AccountEvent) -> tuple[str, Mapping[str, object]] | None:
         case MarketChanged(symbol, before, after):
             kind = "market_delisted" if after in _LEAVING else "market_changed"
             return kind, {"symbol": symbol, "before": before.lower(), "after": after.lower()}
+        case RulesChanged(symbol, rules):
+            changes = [f"{name} from {as_text(before)} to {as_text(after)}" for name, (before, after) in rules.items()]
+            return "market_rules_changed", {"symbol": symbol, "changes": ", ".join(changes)}
         case TopicRefused(topic, reason):
             return "topic_refused", {"topic": topic, "reason": reason}
         case RecordsChanged():

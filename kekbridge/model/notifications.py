@@ -100,6 +100,7 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "leverage_changed": _other("warning", "{symbol}: leverage changed elsewhere from {before} to {after} ({margin_mode})"),
     "margin_mode_changed": _other("warning", "{symbol}: margin mode changed elsewhere from {before} to {after}"),
     "market_changed": _other("warning", "{symbol}: the exchange changed the market from {before} to {after}"),
+    "market_rules_changed": _other("info", "{symbol}: the exchange changed the rules of the market: {changes}"),
     "market_delisted": _other("warning", "{symbol} is being delisted ({after}): close what you hold in it", "before"),
     "topic_refused": _other(
         "warning", "the exchange refuses the stream topic {topic}: {reason}; what it reports is read by queries instead"

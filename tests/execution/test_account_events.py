@@ -17,6 +17,7 @@ from kekbridge.exchange.base import (
     MarginModeChanged,
     MarketChanged,
     RecordsChanged,
+    RulesChanged,
     TopicRefused,
 )
 from kekbridge.execution.account_events import describe
@@ -67,6 +68,11 @@ async def leverages_set(bridge: Bridge, symbol: str = BTC) -> list[int]:
             MarketChanged(ETH, "ACTIVE", "DELISTING"),
             "warning",
             "PERP_ETH_USDC is being delisted (delisting): close what you hold in it",
+        ),
+        (
+            RulesChanged(ETH, {"base_tick": (D("0.0001"), D("0.01"))}),
+            "info",
+            "PERP_ETH_USDC: the exchange changed the rules of the market: base_tick from 0.0001 to 0.01",
         ),
         (
             TopicRefused("account", "invalid topic"),
@@ -165,6 +171,18 @@ async def test_a_market_that_is_delisted(bridge: Bridge, rules: dict[str, Any] |
     if rules is not None:  # exits are taken until the market is gone
         _, answer = await bridge.send(symbol="ETHUSDT.P", action="close")
         await bridge.until_stored(answer, "filled")
+
+
+async def test_a_coarser_step_is_told_and_followed(bridge: Bridge) -> None:
+    """The next order has a size of the new step."""
+    await bridge.control("markets", {ETH: {"base_tick": "0.1", "base_min": "0.1"}})
+    await bridge.daemon.exchange.refresh_rules()
+    told = await bridge.heard("market_rules_changed")
+    assert told["symbol"] == ETH
+    assert "base_tick from " in told["changes"]
+    _, answer = await bridge.send(symbol="ETHUSDT.P", quantity="0.25")
+    order = await bridge.until_stored(answer, "filled")
+    assert order.executed_quantity == D("0.2")
 
 
 async def test_a_market_that_is_closed_and_opened_again(bridge: Bridge) -> None:

@@ -55,6 +55,7 @@ BY_HISTORY = {
     "leverage_changed",
     "margin_mode_changed",
     "market_changed",
+    "market_rules_changed",
     "market_delisted",
     "topic_refused",
 }

@@ -132,9 +132,10 @@ class AccountState:
             self._snapshot = None
         return len(instruments)
 
-    def market_statuses(self) -> dict[str, str]:
-        """The exchange's word for the status of each market, by symbol."""
-        return {symbol: instrument.status for symbol, instrument in self._instruments.items()}
+    @property
+    def instruments(self) -> Mapping[str, Instrument]:
+        """Trading rules and status of each market, by symbol. Immutable."""
+        return self._instruments
 
     def apply_marks(self, prices: Mapping[str, Decimal], at: datetime) -> None:
         """Set mark prices observed at a time (local clock); an older observation does not replace a newer one."""

@@ -12,13 +12,13 @@ from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import AccountEvent, LeverageChanged, MarginModeChanged, MarketChanged
+from kekbridge.exchange.base import AccountEvent, LeverageChanged, MarginModeChanged, MarketChanged, RulesChanged
 from kekbridge.exchange.orderly.account_api import AccountApi, SystemInfo
 from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.exchange.orderly.orders_api import OrdersApi
 from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, MarginMode
+from kekbridge.model import AccountSnapshot, Instrument, MarginMode
 from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.sync")
@@ -32,6 +32,8 @@ _MIN_INTERVAL_S: Final = 0.5
 # How long a read of the leverages is believed without the stream's reports: about one order's way.
 _LEVERAGE_FRESH_S: Final = 1.0
 _FIRST_RETRY_S: Final = 0.5
+# What decides whether an order of a size and price is taken, and what margin it needs; the other rules move with the market.
+_RULES_OF_ORDERS: Final = ("quote_tick", "base_tick", "base_min", "min_notional", "base_imr")
 
 
 class AccountSync:
@@ -281,19 +283,26 @@ class AccountSync:
         self._account_state.apply_account(found.data, answered_ms=answered_ms)
 
     async def _read_rules(self) -> None:
-        before = self._account_state.market_statuses()
+        before = self._account_state.instruments
         if not self._account_state.apply_instruments(await self._account_api.rules()):
             return
         self._last_read_at["rules"] = self._clock()
-        for symbol, status in self._account_state.market_statuses().items():
-            was = before.get(symbol, status)
-            if was != status:
-                log.warning("market_status", symbol=symbol, before=was, after=status)
-                self.on_event(MarketChanged(symbol, was, status))
+        for symbol, instrument in self._account_state.instruments.items():
+            self._compare_rules(before.get(symbol, instrument), instrument)
         try:
             self._account_state.apply_rwa_symbols(await self._account_api.rwa_symbols())
         except ExchangeUnavailable as error:
             log.warning("rwa_markets_not_readable", code=error.code, error=error.message)  # the known ones stay
+
+    def _compare_rules(self, before: Instrument, after: Instrument) -> None:
+        if before.status != after.status:
+            log.warning("market_status", symbol=after.symbol, before=before.status, after=after.status)
+            self.on_event(MarketChanged(after.symbol, before.status, after.status))
+        pairs = {name: (getattr(before, name), getattr(after, name)) for name in _RULES_OF_ORDERS}
+        changed = {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+        if changed:
+            log.warning("market_rules", symbol=after.symbol, changed=", ".join(changed))
+            self.on_event(RulesChanged(after.symbol, changed))
 
     async def read_rules(self) -> None:
         """Read the trading rules now. Raises ExchangeUnavailable."""
