@@ -103,6 +103,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("daily_loss", 422, "The day's loss exceeds the limit.", "It resets at 00:00 UTC."),
     ("drawdown", 422, "The drawdown from peak equity exceeds the limit.", "kekbridge risk show; kekbridge resume --reset-peak"),
     ("leverage_too_high", 422, "The leverage would exceed the limit.", "Lower the quantity or leverage, or raise --max-leverage."),
+    ("isolated_position", 422, "The order names a leverage, and the market has an isolated position, whose leverage is another one.", "Remove leverage from the message, or close the isolated position: kekbridge close BTC --margin-mode isolated"),
     ("too_many_positions", 422, "The limit on open positions is reached.", "Close one, or raise --max-open-positions."),
     ("stop_loss_required", 422, "The webhook requires a stop loss.", "Add stopLoss as a price or a percent."),
     ("stop_loss_too_far", 422, "The stop loss is farther from the price than allowed.", "Move it closer, or raise --max-stop-distance."),
@@ -127,6 +128,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("outcome_unknown", 200, "The order was sent but not answered; it is being looked up and is never blindly sent again.", "kekbridge explain ALERT; check on the exchange."),
     ("canceled_by_alert", 422, "A later alert canceled the order before it was sent.", "Nothing to do."),
     ("cancel_failed", 422, "Some orders were filled before they could be canceled.", "`kekbridge explain ALERT` lists them; see also `kekbridge orders --open`."),
+    ("canceled_by_hand", 422, "The operator canceled the order before it was sent.", "Nothing to do."),
     ("earlier_leg_failed", 422, "An earlier step of the same alert did not succeed.", "See the earlier step in `kekbridge explain ALERT`."),
     # ------------------------------------------------------------------------------------------------------ our own errors
     # Not a 5xx: a bug may occur after the alert was stored, so it must not trigger a resend; the same bytes would hit the same bug anyway.

@@ -193,6 +193,12 @@ def market(symbol: str | None) -> str:
     return symbol or "-"
 
 
+def position_side(quantity: Decimal, margin_mode: str) -> str:
+    """`long`, `short`, `long isolated`; `quantity` is signed."""
+    side = "long" if quantity > 0 else "short"
+    return f"{side} isolated" if margin_mode == "ISOLATED" else side
+
+
 def age(at: datetime, now: datetime) -> str:
     """`3 s ago`; a future time is `in 3 s`."""
     elapsed = (now - at).total_seconds()

@@ -16,7 +16,7 @@ from ulid import ULID
 
 from kekbridge.config import load_settings
 from kekbridge.daemon.app import Daemon
-from kekbridge.model import Limits, Mode, Order, RateLimits, TradingState, WebhookSettings
+from kekbridge.model import Limits, MarginMode, Mode, Order, RateLimits, TradingState, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.store import journal, webhooks
@@ -140,6 +140,21 @@ class Bridge:
         wanted = {f"PERP_{base}_USDC": quantity for base, quantity in quantities.items()}
         await self.control("positions", wanted)
         await self.until_positions({name: Decimal(quantity) for name, quantity in wanted.items() if Decimal(quantity)})
+
+    async def isolated_positions(self) -> dict[str, Decimal]:
+        """Return the open isolated positions at the exchange by symbol."""
+        state = await self.control("state")
+        return {symbol: Decimal(text) for symbol, text in state["isolated_positions"].items()}
+
+    async def set_isolated(self, symbol: str, quantity: str, *, leverage: int = 5) -> None:
+        """Open an isolated position as by hand in the front end, and wait until the bridge sees it."""
+        await self.control("isolated-positions", {symbol: {"quantity": quantity, "leverage": leverage}})
+
+        async def is_seen() -> bool:
+            snapshot = await self.daemon.exchange.refresh()
+            return snapshot.position_quantity(symbol, MarginMode.ISOLATED) == Decimal(quantity)
+
+        await until(is_seen)
 
     async def until_positions(self, wanted: Mapping[str, Decimal]) -> None:
         """Wait until the bridge sees exactly these positions."""

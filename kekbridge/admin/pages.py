@@ -18,7 +18,7 @@ from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pairs, status, table
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.webhook_pages import WebhookPages
-from kekbridge.formatting import clock, market, moment, money, used_share
+from kekbridge.formatting import clock, market, moment, money, position_side, used_share
 from kekbridge.model.statistics import Report
 from kekbridge.reports import limits
 from kekbridge.store import orders as order_rows
@@ -269,7 +269,7 @@ def _positions_table(state: dict[str, Any]) -> Markup:
     rows = [
         (
             market(one["symbol"]),
-            "long" if Decimal(one["quantity"]) > 0 else "short",
+            position_side(Decimal(one["quantity"]), one["marginMode"]),
             abs(Decimal(one["quantity"])),
             round(Decimal(one["entry"]), 6),
             None if one["mark"] is None else Decimal(one["mark"]),

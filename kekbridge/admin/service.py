@@ -119,6 +119,7 @@ def _account(snapshot: AccountSnapshot) -> dict[str, Any]:
             held.append(
                 {
                     "symbol": one.symbol,
+                    "marginMode": one.margin_mode,
                     "quantity": one.quantity,
                     "entry": one.average_open_price,
                     "mark": mark,

@@ -218,12 +218,13 @@ def _positions(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
     rows = [
-        Text(f"{'POSITION':<10}{'QUANTITY':>14}{'ENTRY':>13}{'MARK':>13}{'P&L':>12}{'LIQUIDATION':>14}", style="bold")
+        Text(f"{'POSITION':<13}{'QUANTITY':>14}{'ENTRY':>13}{'MARK':>13}{'P&L':>12}{'LIQUIDATION':>14}", style="bold")
     ]
     for one in (state["account"] or {"positions": []})["positions"][:5]:
         pnl = one["unrealizedPnl"]
+        mode = " isolated" if one["marginMode"] == "ISOLATED" else ""
         row = Text(
-            f"{_market(one['symbol']):<10}{one['quantity']:>14}{_price(one['entry']):>13}{_price(one['mark']):>13}"
+            f"{_market(one['symbol']) + mode:<13}{one['quantity']:>14}{_price(one['entry']):>13}{_price(one['mark']):>13}"
         )
         row.append(f"{_money(pnl):>12}", style="" if pnl is None else "green" if Decimal(pnl) >= 0 else "red")
         row.append(f"{_price(one['liquidation']):>14}")

@@ -145,7 +145,7 @@ def _position_row(position: Position) -> tuple[object, ...]:
     pnl = position.unrealized_pnl
     return (
         formatting.market(position.symbol),
-        "long" if position.quantity > 0 else "short",
+        formatting.position_side(position.quantity, position.margin_mode),
         abs(position.quantity),
         position.average_open_price,
         position.mark_price,

@@ -335,6 +335,12 @@ class Exchange(Protocol):
         Where that takes several requests, return the worst result: Unknown, then Retryable, Rejected, Accepted.
         """
 
+    async def cancel_entries(self, symbol: str | None = None) -> SubmitResult:
+        """Request the cancel of everything that may open or enlarge a position, and of resting plain orders, of one symbol or of all.
+
+        Stops and take-profits of open positions stay. The result is as in `cancel_all`. Raises ExchangeUnavailable.
+        """
+
     def leverage_of(self, symbol: str) -> Decimal | None:
         """The symbol's cross leverage as last known; None if unknown. Any thread."""
 
@@ -368,7 +374,8 @@ class Exchange(Protocol):
         """Every order of the account made since a time, open or not, including those placed elsewhere."""
 
     async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderStatusReport, ...]:
-        """The stop losses of a symbol that are active and untriggered, on one closing side or on both. Quantity 0 = whole position."""
+        """The stop losses of a symbol's cross position that are active and untriggered, on one closing side or on both. Quantity 0 =
+        whole position."""
 
     async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
         """Deposits and withdrawals since a time, each counted from when it changes the account value, oldest first.

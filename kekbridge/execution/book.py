@@ -23,6 +23,7 @@ from kekbridge.model import (
     Commitment,
     Fill,
     LimitBreach,
+    MarginMode,
     Order,
     OrderStatus,
     Reservation,
@@ -503,8 +504,12 @@ class Book:
         return self._fills.get(trade_id)
 
     def fills_since(self, symbol: str, since: datetime) -> tuple[Fill, ...]:
-        """The remembered fills of a symbol executed after `since`, oldest first."""
-        found = (owned.fill for owned in self._fills.values() if owned.fill.symbol == symbol)
+        """The remembered fills of a symbol's cross position executed after `since`, oldest first."""
+        found = (
+            owned.fill
+            for owned in self._fills.values()
+            if owned.fill.symbol == symbol and owned.fill.margin_mode is MarginMode.CROSS
+        )
         return tuple(
             sorted(
                 (fill for fill in found if fill.executed_at > since),
@@ -549,12 +554,13 @@ class Book:
 
         A fill reported again can add what was missing (its order, its realized P&L), never a second one. Realized P&L counts on the UTC day
         of execution for the account and for the webhook whose order, or whose last entry in the symbol, it belongs to: an exit executed by
-        the exchange itself (a triggered stop) is the result of the webhook that entered.
+        the exchange itself (a triggered stop) is the result of the webhook that entered. Isolated positions are no webhook's.
         """
         fill = _with_ms_time(fill)
         known = self._fills.get(fill.trade_id)
         if known is None:
-            owner = self.entrant(fill.symbol) if order is None else order.webhook_id
+            entrant = self.entrant(fill.symbol) if fill.margin_mode is MarginMode.CROSS else None
+            owner = entrant if order is None else order.webhook_id
             after = OwnedFill(
                 fill=replace(fill, client_order_id=None if order is None else order.client_order_id), webhook_id=owner
             )
@@ -606,7 +612,9 @@ class Book:
                 self._recorded[name] = EXACT.add(self._recorded.get(name, ZERO), after.fill.quantity)
                 self._note_completeness(order, order)
         signed = after.fill.quantity * after.fill.side.sign
-        if before is None:
+        if after.fill.margin_mode is not MarginMode.CROSS:
+            pass  # webhooks hold parts of cross positions only
+        elif before is None:
             self.holdings.record(after.fill.symbol, after.webhook_id or NOBODY, signed)
         else:
             source, target = before.webhook_id or NOBODY, after.webhook_id or NOBODY

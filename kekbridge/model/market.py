@@ -113,14 +113,27 @@ class AccountSnapshot(Struct, frozen=True):
     #: Isolated positions, and everything else that the trader holds in this account.
     other_positions: tuple[Position, ...] = ()
 
-    def position_quantity(self, symbol: str) -> Decimal:
-        """Signed quantity of the open cross position, zero when flat."""
-        position = self.positions.get(symbol)
+    def position(self, symbol: str, margin_mode: MarginMode = MarginMode.CROSS) -> Position | None:
+        """The position of a symbol in a margin mode; None when flat."""
+        if margin_mode is MarginMode.CROSS:
+            return self.positions.get(symbol)
+        found = (each for each in self.other_positions if (each.symbol, each.margin_mode) == (symbol, margin_mode))
+        return next(found, None)
+
+    def position_quantity(self, symbol: str, margin_mode: MarginMode = MarginMode.CROSS) -> Decimal:
+        """Signed quantity of the open position, zero when flat."""
+        position = self.position(symbol, margin_mode)
         return position.quantity if position else ZERO
 
     def taker_fee_rate_of(self, symbol: str) -> Decimal:
         """The taker fee of a market, as a fraction of the notional."""
         return self.own_taker_fee_rates.get(symbol, self.taker_fee_rate)
+
+    def open_positions(self) -> tuple[Position, ...]:
+        """Every open position, cross ones first, by symbol."""
+        cross = sorted(self.positions.values(), key=lambda each: each.symbol)
+        others = sorted(self.other_positions, key=lambda each: each.symbol)
+        return tuple(each for each in (*cross, *others) if each.quantity)
 
     def mark_price(self, symbol: str) -> Decimal | None:
         mark = self.marks.get(symbol)

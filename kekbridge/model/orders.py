@@ -17,6 +17,8 @@ from kekbridge.model.market import ZERO, MarginMode
 FIRST_PROTECTIVE_LEG = 50
 #: When an exit becomes too old to be sent: the age limit is for entries. A closed position ends it (execution/exit_watch.py).
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+#: How every client order id of ours begins (`client_order_id_of`).
+OUR_PREFIX = "kb-"
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -135,6 +137,8 @@ class OrderIntent(Struct, frozen=True, kw_only=True):
     #: Largest quantity that an exit with a `close_fraction` may be re-sized to, in base units: what it closes was open, or expected to be,
     #: when it was admitted. None: no bound but the position.
     largest_quantity: Decimal | None = None
+    #: Of the position that the order opens or reduces. Alerts trade cross positions only.
+    margin_mode: MarginMode = MarginMode.CROSS
 
     @property
     def signed_quantity(self) -> Decimal:
@@ -283,6 +287,8 @@ class Fill(Struct, frozen=True, kw_only=True):
     realized_pnl: Decimal | None
     is_maker: bool
     executed_at: datetime
+    #: Of the position that it changed.
+    margin_mode: MarginMode = MarginMode.CROSS
 
 
 def client_order_id_of(alert_id: str, leg: int) -> str:
@@ -362,3 +368,10 @@ class OrderStatusReport(Struct, frozen=True, kw_only=True):
     exits: tuple[ExitStatus, ...] = ()
     #: The legs of an algo order as the exchange nests them. Opaque outside `exchange.orderly`.
     children: tuple[OrderStatusReport, ...] = ()
+    #: True for an exit of its own kind (a pair of take-profit and stop loss, or one of them), which only ever reduces a position.
+    is_exit: bool = False
+
+    @property
+    def may_open(self) -> bool:
+        """True if it may still open or enlarge a position."""
+        return not (self.reduce_only or self.is_exit or self.status.is_final)

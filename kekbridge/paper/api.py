@@ -164,7 +164,7 @@ class RestApi:
             limiter=self.limiter,
         )
         if route.creates is None:
-            self._apply_request_faults(route, method, path, None)
+            self._apply_request_faults(route, method, path, {})
             self.limiter.check(f"{key.orderly_key if key else 'ip'} {method} {route.path}", route.limit, now)
             _fill_body(call, request, body)
             return route.handler(call)
@@ -181,7 +181,7 @@ class RestApi:
             state.record_event("order_received", **_order_facts(order, route.creates))
         try:
             _check_age(request, call.now)
-            self._apply_request_faults(route, method, path, call.body.get("algo_type"))
+            self._apply_request_faults(route, method, path, call.body)
             assert call.key is not None  # noqa: S101  create routes are signed
             bucket = f"{call.key.orderly_key} {method} {route.path}"
             self.limiter.check(bucket, route.limit, call.now)
@@ -193,7 +193,7 @@ class RestApi:
                 state.record_event("order_refused", code=error.code, message=error.message, **facts)
             raise
 
-    def _apply_request_faults(self, route: ApiRoute, method: str, path: str, algo_type: object) -> None:
+    def _apply_request_faults(self, route: ApiRoute, method: str, path: str, body: Mapping[str, Any]) -> None:
         """Raise the ApiError of faults that reject a request before it is checked."""
         hit = self.faults.hit
         if hit("rate_limit", method=method, path=path):
@@ -205,8 +205,8 @@ class RestApi:
         if self.exchange.in_maintenance() and (route.scope == "trading"):
             raise ApiError(-1011, "The system is under maintenance.")
         if route.creates is not None:
-            kind = str(algo_type) if algo_type else None
-            if fault := hit("refuse", method=method, path=path, algo_type=kind):
+            kind, symbol = (str(body[name]) if body.get(name) else None for name in ("algo_type", "symbol"))
+            if fault := hit("refuse", method=method, path=path, algo_type=kind, symbol=symbol):
                 raise ApiError(fault.code, fault.message, status=fault.status)
 
 

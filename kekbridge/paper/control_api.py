@@ -37,6 +37,7 @@ class ControlApi:
             ("POST", "/paper/prices", self.prices),
             ("POST", "/paper/hints", self.hints),
             ("POST", "/paper/positions", self.positions),
+            ("POST", "/paper/isolated-positions", self.isolated_positions),
             ("POST", "/paper/funding", self.funding),
             ("POST", "/paper/settle", self.settle),
             ("POST", "/paper/transfer", self.transfer),
@@ -100,6 +101,25 @@ class ControlApi:
         wanted = self._numbers(body, above_zero=False)
         self.exchange.set_positions(wanted)
         return {symbol: str(quantity) for symbol, quantity in wanted.items()}
+
+    def isolated_positions(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Set isolated positions: {"PERP_BTC_USDC": {"quantity": "-0.1", "leverage": 5}}. All others and all orders stay."""
+        state = self.exchange.state
+        wanted: dict[str, tuple[Decimal, int | None]] = {}
+        for symbol, raw in body.items():
+            state.instrument(symbol)
+            fields = raw if isinstance(raw, dict) else {}
+            quantity = parse_number(fields.get("quantity"), f"{symbol}: quantity")
+            leverage = parse_integer(fields.get("leverage"), f"{symbol}: leverage")
+            if quantity is None or (leverage is not None and not 1 <= leverage <= state.settings.max_leverage):
+                raise ApiError(
+                    -1005,
+                    f"{symbol} needs a quantity, and at most a leverage from 1 to {state.settings.max_leverage} beside it.",
+                )
+            wanted[symbol] = quantity, leverage
+        for symbol, (quantity, leverage) in wanted.items():
+            self.exchange.set_isolated_position(symbol, quantity, leverage)
+        return {symbol: str(quantity) for symbol, (quantity, _) in wanted.items()}
 
     # --- money ---------------------------------------------------------------------------------------------
 
@@ -224,6 +244,7 @@ class ControlApi:
         """Show mark prices, balance, positions and open orders; numbers as text."""
         state, portfolio = self.exchange.state, self.exchange.portfolio
         margin = portfolio.margin()
+        held = [position for position in state.positions.values() if position.qty]
         return _as_text(
             {
                 "marks": {s: state.marks[s].price for s in state.instruments},
@@ -231,7 +252,8 @@ class ControlApi:
                 "balance": state.account.balance,
                 "account_value": margin.account_value,
                 "free_collateral": margin.free,
-                "positions": {f"{p.symbol}": p.qty for p in state.positions.values() if p.qty},
+                "positions": {p.symbol: p.qty for p in held if p.margin_mode == CROSS},
+                "isolated_positions": {p.symbol: p.qty for p in held if p.margin_mode != CROSS},
                 "position_rows": [
                     responses.position_json(portfolio, p, margin) for p in responses.visible_positions(portfolio)
                 ],

@@ -21,7 +21,7 @@ from kekbridge.paper.journal import PaperJournal
 from kekbridge.paper.liquidation import Liquidation
 from kekbridge.paper.matching import MatchingEngine
 from kekbridge.paper.models import ApiKey
-from kekbridge.paper.positions import CROSS, Portfolio
+from kekbridge.paper.positions import CROSS, ISOLATED, Portfolio
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.paper.state import YEAR_MS, ExchangeState, Schedule, StreamUpdate
 
@@ -145,6 +145,19 @@ class SimulatedExchange:
                 state.record_event(
                     "position_set", symbol=symbol, margin_mode=mode, quantity=targets.get(key, Decimal(0))
                 )
+
+    def set_isolated_position(self, symbol: str, quantity: Decimal, leverage: int | None) -> None:
+        """Set one isolated position at the current mark price, as if opened in the front end; other positions and orders stay.
+
+        `leverage`: of isolated positions in this market from now on; None: as it was.
+        """
+        state = self.state
+        with state.transaction():
+            if leverage is not None:
+                state.symbol_settings[symbol].isolated_leverage = leverage
+                state.save(state.symbol_settings[symbol])
+            self.portfolio.replace_position(symbol, ISOLATED, quantity, state.clock())
+            state.record_event("position_set", symbol=symbol, margin_mode=ISOLATED, quantity=quantity)
 
     def reset(self) -> None:
         """Start over with a fresh account, start prices, an empty journal, no faults, and the built-in rules and page sizes."""

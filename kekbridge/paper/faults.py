@@ -14,7 +14,7 @@
 | html | a 403 page of HTML; `when`: before or after the request is executed |
 | maintenance | system_info reports status 2 and order calls fail with -1011, until cleared |
 | key_revoked | signed calls fail with -1002 |
-| refuse | creates fail with `code` and `message`; `algo_type` limits it to algo orders of that type |
+| refuse | creates fail with `code` and `message`; `algo_type` and `symbol` limit it to algo orders of that type, or to one market |
 | read_lag | orders and fills younger than `delay_ms` are invisible to GETs, until cleared |
 | partial_fills | orders fill in `parts` parts, some ms apart; `symbol` limits it |
 | lose_stop | the stop loss of a bracket is rejected when the entry fills; `symbol` limits it |

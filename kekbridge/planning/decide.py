@@ -31,7 +31,7 @@ from kekbridge.model import (
 from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.build_orders import resize
 from kekbridge.planning.market_view import no_others, read_market, resolve_symbol
-from kekbridge.planning.target import has_drifted, is_without_its_start
+from kekbridge.planning.target import has_drifted, is_without_its_start, isolated_left
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
 from kekbridge.risk.account_exposure import AccountExposure
@@ -65,6 +65,9 @@ def decide(
     refusal: RequestRefused | None = None
     histories: dict[str, StrategyHistory] = {}
     sums = AccountExposure() if sums is None else sums
+    if any(step.all_markets for step in alert.steps):
+        for position in snapshot.other_positions:
+            warnings += isolated_left(position.symbol, position.quantity)
     steps = _expanded(alert.steps, webhook, snapshot, usage)
     for number, (step, is_alone) in enumerate(steps):
         known = {**usage.strategy_histories, **histories} if histories else usage.strategy_histories

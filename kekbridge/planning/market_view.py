@@ -13,7 +13,7 @@ from msgspec import Struct
 from kekbridge.alerts import symbols
 from kekbridge.alerts.signal import Signal
 from kekbridge.errors import Refused
-from kekbridge.model import ZERO, AccountSnapshot, Instrument, OrderType, WebhookSettings
+from kekbridge.model import ZERO, AccountSnapshot, Instrument, MarginMode, OrderType, WebhookSettings
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 
 # Orderly's market states, docs/internals/orderly.md section 14. An empty status means active; an undocumented one accepts exits only.
@@ -43,6 +43,8 @@ class MarketView(Struct, frozen=True, kw_only=True):
     others: Decimal = ZERO
     #: Signed position in base units as the exchange shows it.
     position: Decimal = ZERO
+    #: Signed quantity of an isolated position beside it, which alerts do not touch.
+    isolated: Decimal = ZERO
     #: Remarks on how the symbol was resolved.
     warnings: tuple[str, ...] = ()
 
@@ -134,6 +136,7 @@ def read_market(
         others=others(match.symbol, quantity),
         position=quantity,
         account_value=snapshot.account_value,
+        isolated=snapshot.position_quantity(match.symbol, MarginMode.ISOLATED),
         warnings=match.warnings,
     )
 

@@ -331,7 +331,7 @@ def _change_in_direction(target: Decimal, market: MarketView, direction: int) ->
 def _change_to(target: Decimal, market: MarketView) -> PositionChange:
     delta = ROUND_DOWN_CONTEXT.subtract(target, market.projected)
     if delta == 0 or (market.projected != 0 and abs(delta) < market.instrument.base_tick):
-        return PositionChange(ignored_code=NOTHING_TO_CLOSE if target == 0 else ALREADY_IN_POSITION)
+        return _nothing_to_close(market) if target == 0 else PositionChange(ignored_code=ALREADY_IN_POSITION)
     return PositionChange(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
 
 
@@ -419,7 +419,19 @@ def _drift_warnings(target: TargetPosition, market: MarketView, remark: str) -> 
 
 
 def _nothing_to_close(market: MarketView, why: str | None = None) -> PositionChange:
-    return PositionChange(ignored_code=NOTHING_TO_CLOSE, warnings=(f"{market.symbol}: {why}",) if why else ())
+    found = ([f"{market.symbol}: {why}"] if why else []) + list(isolated_left(market.symbol, market.isolated))
+    return PositionChange(ignored_code=NOTHING_TO_CLOSE, warnings=tuple(found))
+
+
+def isolated_left(symbol: str, quantity: Decimal) -> tuple[str, ...]:
+    """The remark that an isolated position stays open, which an alert's close does not touch; empty for zero."""
+    if quantity == 0:
+        return ()
+    base = symbol.split("_")[1]
+    return (
+        f"{symbol}: an isolated position of {format_12dp(quantity)} stays open, alerts trade cross positions; close it with "
+        f"`kekbridge close {base} --margin-mode isolated`",
+    )
 
 
 def _inconsistent(found: str) -> Refused:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from kekbridge.codes import CODES
 from kekbridge.formatting import age, amount, duration, moment, to_text
-from kekbridge.model import Fill, Order, Verdict
+from kekbridge.model import Fill, MarginMode, Order, Verdict
 from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.orders import ExitStatus
 from kekbridge.store import alerts, fills, journal, protection
@@ -251,13 +251,14 @@ def verdict_section(kind: SectionKind, title: str, verdicts: Sequence[Verdict]) 
 
 
 def describe_order(order: Order) -> str:
-    """`buy 0.001 limit 65000`, `sell 0.5 market (exit)`."""
+    """`buy 0.001 limit 65000`, `sell 0.5 market (exit)`, `sell 0.5 market (isolated exit)`."""
     intent = order.intent
     parts = [intent.side.value.lower(), amount(intent.quantity), intent.order_type.value]
     if intent.limit_price is not None:
         parts.append(amount(intent.limit_price))
     if not order.is_entry:
-        parts.append(f"({intent.purpose.value})")
+        mode = "isolated " if intent.margin_mode is MarginMode.ISOLATED else ""
+        parts.append(f"({mode}{intent.purpose.value})")
     return " ".join(parts)
 
 

@@ -18,6 +18,7 @@ from kekbridge.model import (
     ZERO,
     AccountSnapshot,
     Limits,
+    MarginMode,
     OrderIntent,
     TradingState,
     Usage,
@@ -348,6 +349,20 @@ def _leverage_of_market(checked: RuleInput) -> Sequence[Verdict]:
     return (deny("leverage_too_high", "exchange", found, bound, text),)
 
 
+def _leverage_of_isolated_position(checked: RuleInput) -> Sequence[Verdict]:
+    """An isolated position has a leverage of its own, and alerts trade cross positions: the trader may mean one and get the other."""
+    symbol = checked.intent.symbol
+    isolated = checked.snapshot.position_quantity(symbol, MarginMode.ISOLATED)
+    if checked.intent.leverage is None or not isolated:
+        return ()
+    found = f"{limit_number(isolated)} isolated"
+    text = (
+        f"leverage {times(checked.intent.leverage)} would be set for the cross position, but {symbol} has an isolated one of"
+        f" {limit_number(isolated)}; remove leverage, or close that with `kekbridge close {symbol.split('_')[1]} --margin-mode isolated`"
+    )
+    return (deny("isolated_position", "exchange", found, "no isolated position", text),)
+
+
 def _open_positions(bounds: Bounds[int], checked: RuleInput) -> Sequence[Verdict]:
     """Pass an entry in a symbol that is open already: it adds no position."""
     found = checked.others.open_symbols + 1
@@ -389,6 +404,7 @@ RULES: Final[tuple[_Check | LimitRule[Any], ...]] = (
     LimitRule("drawdown", lambda limits: limits.max_drawdown, _drawdown),
     LimitRule("leverage_too_high", lambda limits: limits.max_leverage, _leverage),
     _leverage_of_market,
+    _leverage_of_isolated_position,
     LimitRule("too_many_positions", lambda limits: limits.max_open_positions, _open_positions),
     LimitRule(
         "stop_loss_required",

@@ -15,7 +15,17 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from kekbridge.model import CancelRequest, Fill, Order, OrderStatus, Side, StrategyHistory, StrategyStep, Verdict
+from kekbridge.model import (
+    CancelRequest,
+    Fill,
+    MarginMode,
+    Order,
+    OrderStatus,
+    Side,
+    StrategyHistory,
+    StrategyStep,
+    Verdict,
+)
 from kekbridge.model.orders import ExitStatus
 from kekbridge.store import codec
 from kekbridge.store.alerts import StoredAlert
@@ -224,6 +234,8 @@ def fill_entry(fact: FillFact, alert_id: str | None) -> Entry:
     }
     if owned.exit_of is not None:
         data["exit_of"] = owned.exit_of
+    if fill.margin_mode is not MarginMode.CROSS:
+        data["margin_mode"] = fill.margin_mode.value
     return Entry(
         kind="fill" if fact.before is None else "fill_completed",
         at=fill.executed_at,
@@ -406,6 +418,7 @@ def read_fill(client_order_id: str | None, before: OwnedFill | None, data: str) 
         realized_pnl=optional_decimal(found["realized_pnl"]),
         is_maker=found["is_maker"],
         executed_at=codec.parse_time(found["executed_at"]),
+        margin_mode=MarginMode(found.get("margin_mode", MarginMode.CROSS)),
     )
     after = OwnedFill(fill=fill, webhook_id=found["webhook_id"], exit_of=found.get("exit_of"))
     return FillFact(before=before, after=after)

@@ -14,13 +14,14 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
-from kekbridge.model import ZERO, Fill, Side
+from kekbridge.model import ZERO, Fill, MarginMode, Side
 from kekbridge.store import codec
 from kekbridge.store.codec import EXACT, decimal_text, optional_decimal, optional_decimal_text
 from kekbridge.store.facts import FillFact, OwnedFill
 
 _COLUMNS: Final = (
-    "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at"
+    "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at,"
+    " margin_mode"
 )
 _FILLS: Final = "SELECT order_id, coalesce(webhook_id, ''), fee, realized_pnl, substr(executed_at, 1, 13) FROM fills"
 _Bucket = tuple[str, str]  # hour of execution (`2026-01-15T10`) and webhook id, empty if it belongs to none
@@ -57,7 +58,8 @@ def store_all(connection: sqlite3.Connection, facts: Sequence[FillFact]) -> None
         with _updating_results(connection, order_id):
             connection.executemany(
                 "INSERT INTO fills (trade_id, client_order_id, webhook_id, exit_of, order_id, symbol, side, price, quantity, fee,"
-                " realized_pnl, is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (trade_id) DO UPDATE"
+                " realized_pnl, is_maker, executed_at, margin_mode) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (trade_id) DO UPDATE"
                 " SET client_order_id = excluded.client_order_id, webhook_id = excluded.webhook_id, exit_of = excluded.exit_of,"
                 " realized_pnl = excluded.realized_pnl",
                 [_columns_of(fact.after) for fact in of_order],
@@ -75,12 +77,13 @@ def find(connection: sqlite3.Connection, trade_id: str) -> OwnedFill | None:
 def since_flat(
     connection: sqlite3.Connection, symbol: str, position: Decimal, *, limit: int
 ) -> tuple[tuple[str, Decimal], ...]:
-    """Webhook id (empty: nobody's) and signed quantity of the fills of an open position since it was flat, oldest first.
+    """Webhook id (empty: nobody's) and signed quantity of the fills of an open cross position since it was flat, oldest first.
 
     Empty if the newest `limit` fills of the market do not add up to it.
     """
     rows = connection.execute(
-        "SELECT side, quantity, coalesce(webhook_id, '') FROM fills WHERE symbol = ? ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
+        "SELECT side, quantity, coalesce(webhook_id, '') FROM fills WHERE symbol = ? AND margin_mode = 'CROSS'"
+        " ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
         (symbol, limit),
     )
     found: list[tuple[str, Decimal]] = []
@@ -153,6 +156,7 @@ def _columns_of(owned: OwnedFill) -> tuple[str | int | None, ...]:
         optional_decimal_text(fill.realized_pnl),
         fill.is_maker,
         codec.time_text(fill.executed_at),
+        fill.margin_mode.value,
     )
 
 
@@ -173,6 +177,7 @@ def _fill(row: sqlite3.Row) -> Fill:
         realized_pnl=optional_decimal(row["realized_pnl"]),
         is_maker=bool(row["is_maker"]),
         executed_at=codec.parse_time(row["executed_at"]),
+        margin_mode=MarginMode(row["margin_mode"]),
     )
 
 

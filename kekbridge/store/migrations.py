@@ -505,4 +505,6 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             "CREATE INDEX orders_to_cancel ON orders(cancel_requested_at) WHERE cancel_requested_at IS NOT NULL",
         ),
     ),
+    # A market can have a cross and an isolated position, each with fills of its own.
+    ("0012_margin_modes", ("ALTER TABLE fills ADD COLUMN margin_mode TEXT NOT NULL DEFAULT 'CROSS'",)),
 )

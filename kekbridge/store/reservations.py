@@ -13,7 +13,17 @@ from typing import Final
 
 import msgspec
 
-from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation
+from kekbridge.model import (
+    UNCOMMITTED,
+    ZERO,
+    Commitment,
+    MarginMode,
+    Order,
+    OrderStatus,
+    OrderType,
+    Purpose,
+    Reservation,
+)
 from kekbridge.store.codec import EXACT, decimal_text
 from kekbridge.store.settings import ACCOUNT
 
@@ -95,8 +105,9 @@ def open_quantity(order: Order) -> Decimal:
 
 
 def reservation_of(order: Order) -> Reservation | None:
-    """The room that an order holds; None once it is finished."""
-    if order.finished_at is not None:
+    """The room that an order holds; None once it is finished, and for an order on an isolated position: it opens nothing, and what it
+    closes is not the cross position that the others are counted with."""
+    if order.finished_at is not None or order.intent.margin_mode is not MarginMode.CROSS:
         return None
     intent = order.intent
     quantity = open_quantity(order)

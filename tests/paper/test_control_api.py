@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,31 @@ async def test_positions_are_set_without_a_change_of_account_value(trader: Trade
     assert (await trader.ok("GET", "/v1/positions"))["account_value"] == value
     await trader.control("/paper/positions", {})
     assert (await trader.ok("GET", "/v1/positions"))["rows"] == []
+
+
+async def test_isolated_positions_are_set_beside_all_others(trader: Trader) -> None:
+    """POST /paper/isolated-positions opens one as by hand in the front end; cross positions stay, and /paper/state shows both apart."""
+    await trader.done(await trader.order(order_quantity="1"))
+    await trader.control(
+        "/paper/isolated-positions", {BTC: {"quantity": "-0.5", "leverage": 4}, ETH: {"quantity": "2"}}
+    )
+    rows = {(r["symbol"], r["margin_mode"]): r for r in (await trader.ok("GET", "/v1/positions"))["rows"]}
+    assert {key: row["position_qty"] for key, row in rows.items()} == {
+        (BTC, "CROSS"): 1,
+        (BTC, "ISOLATED"): Decimal("-0.5"),
+        (ETH, "ISOLATED"): 2,
+    }
+    assert (rows[BTC, "ISOLATED"]["leverage"], rows[BTC, "CROSS"]["leverage"]) == (4, 10)
+    _, state = await trader.raw("GET", "/paper/state")
+    assert (state["positions"], state["isolated_positions"]) == ({BTC: "1"}, {BTC: "-0.5", ETH: "2"})
+    refused: list[Any] = [
+        {BTC: "1"},
+        {BTC: {"leverage": 3}},
+        {BTC: {"quantity": "1", "leverage": 1000}},
+        {"PERP_X_USDC": {}},
+    ]
+    for bad in refused:
+        assert (await trader.raw("POST", "/paper/isolated-positions", bad))[0] == 400
 
 
 async def test_reset_is_a_fresh_account(trader: Trader) -> None:

@@ -104,8 +104,8 @@ def test_stored_text_of_an_intent() -> None:
         take_profits=(TakeProfit(Decimal("0.00000002"), Decimal("500.0")),),
     )
     assert to_json(intent) == (
-        '{"after_leg":null,"close_fraction":null,"largest_quantity":null,"leverage":null,"limit_price":"0.00000001","order_type":"limit",'
-        '"purpose":"entry","quantity":"1000","reduce_only":false,"reference_price":"0.00000001","side":"BUY",'
+        '{"after_leg":null,"close_fraction":null,"largest_quantity":null,"leverage":null,"limit_price":"0.00000001",'
+        '"margin_mode":"CROSS","order_type":"limit","purpose":"entry","quantity":"1000","reduce_only":false,"reference_price":"0.00000001","side":"BUY",'
         '"signal_price":null,"slippage":null,"stop_loss":null,"symbol":"PERP_PEPE_USDC",'
         '"take_profits":[{"quantity":"500.0","trigger_price":"0.00000002"}],"target_quantity":null,'
         '"trailing_callback_rate":null,"trailing_callback_value":null,"trigger_price":null}'

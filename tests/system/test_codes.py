@@ -40,6 +40,8 @@ ELSEWHERE = {
     "symbol_ambiguous": ("alerts/test_symbols.py", "symbol_ambiguous"),
     "market_closed": ("planning/test_translate.py", "market_closed"),
     "overtaken_by_exit": ("execution/test_dispatcher.py", "overtaken_by_exit"),
+    "isolated_position": ("system/test_margin_modes.py", "isolated_position"),
+    "canceled_by_hand": ("execution/test_manual_orders.py", "canceled_by_hand"),
     "superseded": ("execution/test_exit_watch.py", "superseded"),
     "no_mark_price": ("risk/test_rules.py", "no_mark_price"),
     "not_ready": ("risk/test_rules.py", "not_ready"),

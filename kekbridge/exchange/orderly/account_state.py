@@ -276,7 +276,7 @@ class AccountState:
         growth = abs(after.quantity) - abs(before.quantity)
         if growth <= 0:
             return ZERO
-        leverage = self._leverage.get(after.symbol)
+        leverage = self._leverage.get(after.symbol) if after.margin_mode is MarginMode.CROSS else after.leverage
         ratio = 1 / leverage if leverage else ZERO
         rules = self._instruments.get(after.symbol)
         if rules is not None:

@@ -385,7 +385,7 @@ class OrderlyExchange:
             executions = await self.orders_api.order_trades(report.order_id)
         for fill in executions:
             # Own fills show in the snapshot at once; the next account report of the exchange replaces them.
-            if self._account_state.apply_fill(fill):
+            if self._account_state.apply_fill(fill, report.margin_mode or MarginMode.CROSS):
                 self._on_account_changed()
         return tuple(parsing.with_client_order_id(report, fill) for fill in executions)
 
@@ -413,7 +413,8 @@ class OrderlyExchange:
         while pending:
             report = pending.pop()
             pending.extend(report.children)
-            if report.stop_is_live and not report.children and side in (None, report.side):
+            is_cross = report.margin_mode is not MarginMode.ISOLATED
+            if report.stop_is_live and is_cross and not report.children and side in (None, report.side):
                 found.append(report)
         return tuple(found)
 
@@ -434,6 +435,16 @@ class OrderlyExchange:
         """As in `Exchange`: six requests, one for plain orders and one per algo type."""
         calls = [self.orders_api.cancel_orders(symbol)]
         calls += [self.orders_api.cancel_algos(algo_type, symbol) for algo_type in requests.ALGO_TYPES]
+        return worst(list(await asyncio.gather(*calls)))
+
+    async def cancel_entries(self, symbol: str | None = None) -> SubmitResult:
+        """As in `Exchange`: one request for plain orders, and one for each algo order that may open something."""
+        calls = [self.orders_api.cancel_orders(symbol)]
+        calls += [
+            self.orders_api.cancel_algo(root.symbol, root.order_id)
+            for root in await self.orders_api.algos(symbol=symbol)
+            if root.may_open
+        ]
         return worst(list(await asyncio.gather(*calls)))
 
     def leverage_of(self, symbol: str) -> Decimal | None:

@@ -48,7 +48,7 @@ _PLAIN_TYPES: Final[Mapping[str, OrderType]] = {
 }
 _SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 _EXIT_LEAVES: Final = ("TAKE_PROFIT", "STOP_LOSS")
-_MARGIN_MODES: Final = frozenset(MarginMode)
+_MARGIN_MODES: Final = {mode.value: mode for mode in MarginMode}
 _PAIRS: Final = ("TP_SL", "POSITIONAL_TP_SL")
 _MAX_DIGITS: Final = 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -200,6 +200,7 @@ def order_report(row: Mapping[str, Any]) -> OrderStatusReport:
         created_at=datetime_or_none(row.get("created_time")),
         updated_at=datetime_or_none(updated) or _EPOCH,
         version=updated,
+        margin_mode=_margin_mode(row),
     )
 
 
@@ -245,6 +246,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
         margin_mode=_margin_mode(row),
         exits=_exits_of(children),
         live_stop_quantity=_live_stop_quantity(children),
+        is_exit=algo_type in (*_PAIRS, *_EXIT_LEAVES),
         children=children,
     )
 
@@ -274,8 +276,7 @@ def _live_stop_quantity(legs: Sequence[OrderStatusReport]) -> Decimal:
 
 
 def _margin_mode(row: Mapping[str, Any]) -> MarginMode | None:
-    mode = _text(row, "margin_mode").upper() if row.get("margin_mode") else ""
-    return MarginMode(mode) if mode in _MARGIN_MODES else None
+    return _MARGIN_MODES.get(_text(row, "margin_mode").upper()) if row.get("margin_mode") else None
 
 
 def margin_mode_or_cross(row: Mapping[str, Any]) -> MarginMode:
@@ -389,6 +390,7 @@ def _fill(
         realized_pnl=realized_pnl,
         is_maker=is_true(maker) or integer_or_none(maker) == 1,
         executed_at=executed_at,
+        margin_mode=margin_mode_or_cross(row),
     )
 
 
@@ -487,6 +489,7 @@ def _documented_execution(message: _DocumentedExecution) -> ExecutionMessage | N
         created_at=None if message.created_time is None else datetime_or_none(message.created_time),
         updated_at=at,
         version=timestamp,
+        margin_mode=_MARGIN_MODES.get((message.margin_mode or "").upper()),
     )
     fill = None
     if message.trade_id and traded > 0:
@@ -504,10 +507,9 @@ def _documented_execution(message: _DocumentedExecution) -> ExecutionMessage | N
             realized_pnl=None,  # the message contains the order's only, which would count once per fill
             is_maker=message.maker is True,
             executed_at=at,
+            margin_mode=report.margin_mode or MarginMode.CROSS,
         )
-    mode = message.margin_mode
-    isolated = mode is not None and mode.upper() == "ISOLATED"
-    return ExecutionMessage(report, fill, MarginMode.ISOLATED if isolated else MarginMode.CROSS, message.seq or 0)
+    return ExecutionMessage(report, fill, report.margin_mode or MarginMode.CROSS, message.seq or 0)
 
 
 def _other_execution(data: bytes | msgspec.Raw) -> ExecutionMessage:
@@ -521,7 +523,7 @@ def _other_execution(data: bytes | msgspec.Raw) -> ExecutionMessage:
     return ExecutionMessage(
         report=order_report(row),
         fill=_stream_fill(row),
-        margin_mode=MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS,
+        margin_mode=margin_mode_or_cross(row),
         seq=integer_or_none(row.get("seq")) or 0,
     )
 
@@ -556,13 +558,12 @@ def position_row(row: Mapping[str, Any]) -> PositionRow:
     quantity = decimal_or_none(row.get("position_qty"))
     if quantity is None:
         raise ParseError("position_qty is missing in a reply of the exchange")
-    mode = MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS
     changed = integer_or_none(_first(row, "updated_time", "timestamp")) or 0
     position = Position(
         symbol=_text(row, "symbol"),
         quantity=quantity,
         average_open_price=decimal_or_none(row.get("average_open_price")) or ZERO,
-        margin_mode=mode,
+        margin_mode=margin_mode_or_cross(row),
         mark_price=_positive(row.get("mark_price")),
         cost_position=decimal_or_none(row.get("cost_position")) or ZERO,
         unsettled_pnl=decimal_or_none(row.get("unsettled_pnl")) or ZERO,

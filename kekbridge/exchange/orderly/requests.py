@@ -35,7 +35,6 @@ ALGO_TYPES: Final = ("STOP", "TP_SL", "POSITIONAL_TP_SL", "BRACKET", "TRAILING_S
 
 # Encodes a body; exactly this text is signed, sent and stored. Shared: json.dumps with options builds an encoder for every call.
 encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
-_MARGIN_MODE: Final = "CROSS"
 _MARK: Final = "MARK_PRICE"
 _PLAIN_TYPES: Final = {
     OrderType.MARKET: "MARKET",
@@ -102,7 +101,7 @@ def request_for(intent: OrderIntent, client_order_id: str) -> CreateRequest:
     kind = order_kind(intent)
     body = _BUILDERS[kind](intent)
     body["client_order_id"] = client_order_id
-    body["margin_mode"] = _MARGIN_MODE
+    body["margin_mode"] = intent.margin_mode.value
     return CreateRequest(kind, ALGO_PATH if kind.is_algo else ORDER_PATH, encode(body))
 
 
@@ -132,6 +131,7 @@ def later_exits(intent: OrderIntent, executed: Decimal, instrument: Instrument) 
                 reference_price=take_profit.trigger_price,
                 reduce_only=True,
                 take_profits=(TakeProfit(take_profit.trigger_price, quantity),),
+                margin_mode=intent.margin_mode,
             )
         )
     return tuple(exits)
