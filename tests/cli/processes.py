@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from tests.system.forked import run_forked
 from tests.system.harness import clean_environment
 
 KEKBRIDGE = (sys.executable, "-m", "kekbridge")
@@ -82,14 +83,7 @@ class Served:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same data directory."""
-        return subprocess.run(
-            [*KEKBRIDGE, *arguments],
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        return run_forked(*arguments, environment=self.environment)
 
     def data(self, *arguments: str) -> Any:
         """Run another command with --json and return its data."""

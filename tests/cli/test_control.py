@@ -36,10 +36,11 @@ from kekbridge.paper.settings import PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.store import journal, settings
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
-from tests.cli.processes import DEADLINE_S, KEKBRIDGE, Served, bare_environment, starting
+from tests.cli.processes import DEADLINE_S, Served, bare_environment, starting
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import PASSPHRASE, live_environment, running_venue
 from tests.paths import ROOT
+from tests.system.forked import run_forked
 from tests.system.harness import call, timestamp, wait_until
 
 
@@ -107,15 +108,7 @@ def run_all(environment: dict[str, str], tmp_path: Path) -> list[Any]:
     shapes = []
     for _, arguments, stdin in WRITES:
         line = [str(tmp_path / "b.zip") if part == "FILE" else part for part in arguments]
-        done = subprocess.run(
-            [*KEKBRIDGE, *line, "--json"],
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = run_forked(*line, "--json", environment=environment, stdin=stdin)
         assert (done.returncode, done.stderr.startswith("kekbridge:")) == (0, False), (arguments, done.stderr)
         shapes.append(shape(json.loads(done.stdout)))
     return shapes
@@ -170,14 +163,7 @@ def test_many_commands_at_once_take_turns(start: Callable[..., Served], tmp_path
     """Without a bridge each waits for the lock of the one before; beside one it serves them all. Nothing is lost."""
 
     def create(name: str) -> int:
-        done = subprocess.run(
-            [*KEKBRIDGE, "webhook", "create", name],
-            env=bare_environment(tmp_path / "data"),
-            capture_output=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-        return done.returncode
+        return run_forked("webhook", "create", name, environment=bare_environment(tmp_path / "data")).returncode
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(create, [f"alone-{number}" for number in range(6)])) == [0] * 6
@@ -419,15 +405,7 @@ def test_the_passphrase_of_an_open_vault_is_not_asked_for(tmp_path: Path) -> Non
     paper = environment | {"KEKBRIDGE_MODE": "paper", "KEKBRIDGE_EXCHANGE_ACCOUNT_ID": ""}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*KEKBRIDGE, *arguments],
-            env=paper,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        return run_forked(*arguments, environment=paper)
 
     with at_terminal("serve", "--json", environment=paper) as terminal:
         terminal.expect("Passphrase for")
@@ -458,15 +436,7 @@ def test_keys_beside_a_live_bridge(tmp_path: Path) -> None:
     with running_venue(tmp_path / "venue") as venue:
         environment = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
         with starting(environment) as start:
-            subprocess.run(
-                [*KEKBRIDGE, "keys", "add"],
-                env=environment,
-                input=PAPER_ORDERLY_SECRET,
-                text=True,
-                capture_output=True,
-                check=True,
-                timeout=DEADLINE_S,
-            )
+            assert run_forked("keys", "add", environment=environment, stdin=PAPER_ORDERLY_SECRET).returncode == 0
             bridge = start("serve", "--json")
             bridge.line(lambda text: text.startswith("{"))
             assert bridge.run("keys", "check").returncode == 0

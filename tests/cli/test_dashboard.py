@@ -16,7 +16,7 @@ from kekbridge.ops.web_token import read_token
 from tests.bridge import running_bridge
 from tests.cli.processes import bare_environment, starting
 from tests.cli.terminal import at_terminal
-from tests.system.harness import run_cli
+from tests.system.forked import run_cli
 
 
 def rendered(state: dict[str, Any], *, width: int = 80, height: int = 24, **more: Any) -> list[str]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.processes import DEADLINE_S, KEKBRIDGE
-from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment
+from tests.system.forked import forked_bridge, run_forked
+from tests.system.harness import BridgeProcess, call, clean_environment
 
 KEYS = {"flat", "positionsClosed", "ordersLeft", "positionsLeft", "isolatedPositions", "trouble", "bridge"}
 
@@ -21,7 +20,7 @@ KEYS = {"flat", "positionsClosed", "ordersLeft", "positionsLeft", "isolatedPosit
 @pytest.fixture
 def bridge(tmp_path: Path) -> Iterator[BridgeProcess]:
     """A bridge at a paper exchange of its own, with a position and a resting order."""
-    with bridge_process(tmp_path) as running:
+    with forked_bridge(tmp_path) as running:
         assert running.send()[1]["status"] == "filled"
         assert running.send(orderType="limit", limitPrice="60000")[0] == 200
         yield running
@@ -29,14 +28,8 @@ def bridge(tmp_path: Path) -> Iterator[BridgeProcess]:
 
 def flatten(bridge: BridgeProcess) -> tuple[dict[str, Any], str]:
     """Run the command; return its JSON and what it wrote on stderr."""
-    done = subprocess.run(
-        [*KEKBRIDGE, "flatten", "--yes", "--json"],
-        env=clean_environment() | bridge.daemon_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    environment = clean_environment() | bridge.daemon_environment()
+    done = run_forked("flatten", "--yes", "--json", environment=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 

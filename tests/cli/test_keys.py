@@ -18,6 +18,7 @@ from eth_account.messages import encode_typed_data
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment, starting
 from tests.cli.venues import Venue, live_environment, running_venue
+from tests.system.forked import run_forked
 from tests.system.harness import WEBHOOK_PATH, call, timestamp
 
 WALLET_KEY = "01" * 32  # the documented test wallet; the paper exchange has its account
@@ -200,10 +201,7 @@ def test_signing_in_a_wallet_registers_a_new_account_and_its_key(tmp_path: Path)
     """A wallet without an account signs two messages: account first, then key; the signatures are read from stdin."""
     with running_venue(tmp_path / "venue", registered=False) as venue:
         environment = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
-        generated = subprocess.run(
-            [*KEKBRIDGE, "keys", "generate"], env=environment, capture_output=True, timeout=DEADLINE_S, check=False
-        )
-        assert generated.returncode == 0
+        assert run_forked("keys", "generate", environment=environment).returncode == 0
         kinds: list[str] = []
 
         def sign(message: dict[str, Any]) -> str:
@@ -222,7 +220,7 @@ def test_another_wallets_signature_is_not_sent(tmp_path: Path) -> None:
     """A signature by another wallet is refused before sending, with its address; the key stays pending."""
     with running_venue(tmp_path / "venue") as venue:
         environment = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
-        subprocess.run([*KEKBRIDGE, "keys", "generate"], env=environment, capture_output=True, check=True)
+        assert run_forked("keys", "generate", environment=environment).returncode == 0
 
         def sign_other(message: dict[str, Any]) -> str:
             signed = Account.sign_message(encode_typed_data(full_message=message), private_key="0x" + "02" * 32)
@@ -296,15 +294,7 @@ def test_serve_trades_with_the_key(tmp_path: Path, mode: str) -> None:
         with starting(environment) as start:
             refused = start("serve")
             assert refused.process.wait(DEADLINE_S) == 2
-            added = subprocess.run(
-                [*KEKBRIDGE, "keys", "add"],
-                env=environment,
-                input=PAPER_ORDERLY_SECRET,
-                capture_output=True,
-                text=True,
-                timeout=DEADLINE_S,
-                check=False,
-            )
+            added = run_forked("keys", "add", environment=environment, stdin=PAPER_ORDERLY_SECRET)
             assert added.returncode == 0, added.stderr
             bridge = start("serve", "--json")
             started = json.loads(bridge.line(lambda text: text.startswith("{")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS
-from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment
+from tests.cli.processes import bare_environment
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import live_environment, running_venue
+from tests.system.forked import run_forked
 
 WALLET_KEY = "01" * 32
 
@@ -26,7 +26,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Live mode at a running paper exchange, with a key that is not registered yet."""
     with running_venue(tmp_path / "venue") as venue:
         variables = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
-        subprocess.run([*KEKBRIDGE, "keys", "generate"], env=variables, capture_output=True, check=True)
+        assert run_forked("keys", "generate", environment=variables).returncode == 0
         yield variables
 
 
@@ -93,15 +93,7 @@ def test_three_errors_end_the_command(environment: dict[str, str]) -> None:
 def test_without_a_terminal_an_option_is_required(environment: dict[str, str]) -> None:
     """A script must choose --wallet or --sign; both at once are refused too."""
     for extra in ((), ("--sign", "--wallet", PAPER_ADDRESS)):
-        done = subprocess.run(
-            [*KEKBRIDGE, "keys", "register", *extra],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = run_forked("keys", "register", *extra, environment=environment)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.count("\n") == 1
         assert "--wallet" in done.stderr

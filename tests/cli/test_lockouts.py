@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kekbridge.cli.main import run_command
 from tests.bridge import Bridge, running_bridge
+from tests.system.forked import run_forked
 from tests.system.harness import clean_environment
 
 
 def command(*arguments: str, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kekbridge", *arguments, "--data-dir", str(data_dir)],
-        capture_output=True,
-        text=True,
-        env=clean_environment(),
-        check=False,
-        timeout=60,
-    )
+    return run_forked(*arguments, "--data-dir", str(data_dir), environment=clean_environment())
 
 
 async def guess(bridge: Bridge, times: int) -> list[int]:

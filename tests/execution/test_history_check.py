@@ -14,7 +14,7 @@ from kekbridge.store import journal, lost_orders
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.settings import trading_control
 from tests.bridge import BTC, SOL, Bridge, running_bridge, running_paper
-from tests.system.harness import run_cli
+from tests.system.forked import run_cli
 
 DATABASE = FILE_NAME + "*"
 

@@ -32,12 +32,20 @@ from kekbridge.vault.passphrase import PassphraseVault
 from tests.ops.conftest import Clock
 from tests.store.factories import NOW
 from tests.stored import book_on, store_order
-from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
+from tests.system.forked import forked_bridge, run_cli
+from tests.system.harness import Process, call, clean_environment, wait_until
 
+# An order without an answer is given up sooner than by default, but not while it is delayed.
+SOONER = {
+    "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0",
+    "KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "3000",
+    "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "3",
+    "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "0.2",
+}
 KEY = BackupKey.from_master(bytes(range(32)))
 SLOW_FIRST_ORDER = {
     "fault": "delay",
-    "delay_ms": 4000,
+    "delay_ms": 2500,
     "when": "before",
     "path": "/v1/order",
     "method": "POST",
@@ -293,7 +301,7 @@ def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
 def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
     """One order in flight and one queued at the backup, sent afterwards or not: the exchange never gets one twice."""
-    with bridge_process(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
+    with forked_bridge(tmp_path, environment=SOONER) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW_FIRST_ORDER)
         # An order with its own leverage waits for its predecessor.
         sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]

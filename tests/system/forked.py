@@ -12,13 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import BridgeProcess, Process, clean_environment
+from tests.system.harness import BridgeProcess, Process, clean_environment, running
 from tests.waiting import DEADLINE_S
 
 _PRELOAD = [
@@ -26,10 +29,68 @@ _PRELOAD = [
     "kekbridge.daemon.control",
     "kekbridge.log",
     "kekbridge.alerts.template",
+    "rich.console",
+    "sqlite_utils.migrations",
     *(f"kekbridge.cli.{name}" for name in ("app", "serve", "send", "paper", "webhook", "render")),
 ]
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
+
+
+def _forkserver() -> ForkServerContext:
+    """The server, which starts with the first fork."""
+    context = multiprocessing.get_context("forkserver")
+    # Each fork imports the main module again, which costs nothing if the server has imported it.
+    context.set_forkserver_preload([*_PRELOAD, *(name for name in _MAINS if name in sys.modules)])
+    return context
+
+
+def run_forked(
+    *arguments: str, environment: Mapping[str, str], stdin: str = "", timeout_s: float = DEADLINE_S
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a fork; return its exit code, stdout and stderr. `environment` is all it gets; it has no terminal."""
+    with tempfile.TemporaryDirectory(prefix="kekbridge-fork-") as name:
+        directory = Path(name)
+        (directory / "0").write_text(stdin, encoding="utf-8")
+        fork = _forkserver().Process(
+            target=_run_to_the_end, args=(list(arguments), dict(environment), name, str(Path.cwd()))
+        )
+        fork.start()
+        fork.join(timeout_s)
+        if fork.is_alive():
+            fork.kill()
+            fork.join()
+            raise subprocess.TimeoutExpired(list(arguments), timeout_s)
+        out, err = ((directory / stream).read_text(encoding="utf-8") for stream in ("1", "2"))
+        code = fork.exitcode
+        fork.close()
+    assert code is not None
+    return subprocess.CompletedProcess(list(arguments), code, out, err)
+
+
+def _run_to_the_end(arguments: list[str], environment: dict[str, str], directory: str, working_directory: str) -> None:
+    """In the fork: take over streams, environment and working directory, then run the command as the entry point does."""
+    os.setsid()
+    os.chdir(working_directory)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.dup2(os.open(f"{directory}/0", os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    for number in (1, 2):
+        os.dup2(os.open(f"{directory}/{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    from kekbridge.cli import main
+
+    sys.argv = ["kekbridge", *arguments]
+    main.run()
+
+
+def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bool = True) -> str:
+    """Like harness.run_cli, in a fork."""
+    directory = {"KEKBRIDGE_DATA_DIR": str(data_dir), "KEKBRIDGE_VAULT_BACKEND": "key_file"}
+    done = run_forked(*arguments, environment={**clean_environment(), **directory}, stdin=stdin or "")
+    if check and done.returncode != 0:
+        raise AssertionError(f"kekbridge {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
 
 
 def _run_in_fork(
@@ -90,9 +151,7 @@ class ForkedProcess(Process):
         self._fork: Any = None
 
     def start(self) -> dict[str, Any]:
-        context = multiprocessing.get_context("forkserver")
-        # Each fork imports the main module again, which costs nothing if the server has imported it.
-        context.set_forkserver_preload([*_PRELOAD, *(name for name in _MAINS if name in sys.modules)])
+        context = _forkserver()
         read_end, write_end = context.Pipe(duplex=False)
         environment = {**clean_environment(), **self._environment}
         self._fork = context.Process(
@@ -155,6 +214,13 @@ class ForkedBridge(BridgeProcess):
 
     def _new_daemon(self) -> Process:
         return ForkedProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
+
+
+@contextmanager
+def forked_bridge(directory: Path, **options: Any) -> Iterator[BridgeProcess]:
+    """Like harness.bridge_process, with forked processes."""
+    with running(ForkedBridge(directory, **options)) as bridge:
+        yield bridge
 
 
 class SocketBridge(ForkedBridge):

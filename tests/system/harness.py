@@ -342,8 +342,14 @@ class BridgeProcess:
 
 @contextmanager
 def bridge_process(directory: Path, **options: Any) -> Iterator[BridgeProcess]:
-    """Run a bridge that is ready to trade; stop it at the end of the block."""
-    bridge = BridgeProcess(directory, **options)
+    """Run a bridge that is ready to trade; stop it at the end of the block. tests/system/forked.py has one that starts sooner."""
+    with running(BridgeProcess(directory, **options)) as bridge:
+        yield bridge
+
+
+@contextmanager
+def running(bridge: BridgeProcess) -> Iterator[BridgeProcess]:
+    """Start a bridge and wait until it is ready to trade; stop it at the end of the block."""
     try:
         bridge.start()
         bridge.wait_ready()

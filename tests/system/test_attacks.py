@@ -21,7 +21,8 @@ import aiohttp
 import pytest
 
 from kekbridge.alerts import signature
-from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, run_cli, timestamp
+from tests.system.forked import forked_bridge, run_cli
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, timestamp
 from tests.timing import median_interval
 from tests.waiting import DEADLINE_S
 
@@ -38,7 +39,7 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
     """Run a daemon whose webhook requires a signature, which is the default."""
     arguments = ("--rate-per-minute", "100000")
     directory = tmp_path_factory.mktemp("attacks")
-    with bridge_process(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
+    with forked_bridge(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
         yield running
 
 
@@ -134,7 +135,7 @@ def test_a_disabled_webhook_is_rejected(bridge: BridgeProcess) -> None:
 def test_forged_addresses_do_not_help(tmp_path: Path) -> None:
     """With an allowlist, headers that claim an allowed address are ignored unless the peer is a trusted proxy."""
     environment = {**ENVIRONMENT, "KEKBRIDGE_AUTH_ALLOWED_ADDRESSES": "tradingview"}
-    with bridge_process(tmp_path, environment=environment) as bridge:
+    with forked_bridge(tmp_path, environment=environment) as bridge:
         for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP"):
             value = "for=52.89.214.238" if header == "Forwarded" else "52.89.214.238"
             assert post(bridge, json.dumps(bridge.alert()).encode(), {header: value})[0] == 403

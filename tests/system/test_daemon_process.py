@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment, timestamp, wait_until
+from tests.system.forked import forked_bridge, run_forked
+from tests.system.harness import BridgeProcess, call, clean_environment, timestamp, wait_until
 from tests.waiting import DEADLINE_S
 
 ETH = "PERP_ETH_USDC"
@@ -25,25 +26,21 @@ ETH = "PERP_ETH_USDC"
 
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
-    with bridge_process(tmp_path_factory.mktemp("daemon")) as running:
+    with forked_bridge(tmp_path_factory.mktemp("daemon")) as running:
         yield running
 
 
 def _command(*arguments: str, data_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with any exit code."""
-    return subprocess.run(
-        [sys.executable, "-m", "kekbridge", *arguments],
-        env={
+    return run_forked(
+        *arguments,
+        environment={
             **clean_environment(),
             "KEKBRIDGE_DATA_DIR": str(data_dir),
             "KEKBRIDGE_VAULT_BACKEND": "key_file",
             "KEKBRIDGE_PAPER_PORT": "0",
             **environment,
         },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
     )
 
 
@@ -199,7 +196,7 @@ def test_an_unusable_data_directory_is_one_line(tmp_path: Path) -> None:
 
 def test_sigterm_waits_for_orders_in_flight(tmp_path: Path) -> None:
     """After SIGTERM the exchange's response to an order in flight is still recorded, and the sender answered."""
-    with bridge_process(tmp_path) as bridge:
+    with forked_bridge(tmp_path) as bridge:
         _slow_orders(bridge, delay_ms=1200)
         answers: list[tuple[int, dict[str, Any]]] = []
         sender = threading.Thread(target=lambda: answers.append(bridge.send(alertId="in-flight")))
@@ -218,7 +215,7 @@ def test_sigterm_waits_for_orders_in_flight(tmp_path: Path) -> None:
 
 def test_a_second_sigterm_forces_the_exit(tmp_path: Path) -> None:
     """A second SIGTERM ends the process at once, and the next start finds the order."""
-    with bridge_process(tmp_path) as bridge:
+    with forked_bridge(tmp_path) as bridge:
         _slow_orders(bridge, delay_ms=4000)
         sender = threading.Thread(target=_send_ignoring_broken_connection, args=(bridge, "cut"))
         sender.start()
@@ -252,7 +249,7 @@ def _send_ignoring_broken_connection(bridge: BridgeProcess, alert_id: str) -> No
 def test_the_supervisors_socket_survives_a_restart(tmp_path: Path) -> None:
     """LISTEN_FDS: alerts that arrive while no daemon runs wait in the backlog for the next one, which reports READY and WATCHDOG."""
     with (
-        bridge_process(tmp_path) as bridge,
+        forked_bridge(tmp_path) as bridge,
         socket.create_server(("127.0.0.1", 0), backlog=64) as listener,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket,
     ):

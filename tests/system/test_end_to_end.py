@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, timestamp, wait_until
+from tests.system.forked import forked_bridge
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, timestamp, wait_until
 
 SYMBOLS = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P")
 QUANTITIES = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
@@ -22,7 +23,7 @@ QUANTITIES = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BN
 
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
-    with bridge_process(tmp_path_factory.mktemp("bridge")) as running:
+    with forked_bridge(tmp_path_factory.mktemp("bridge")) as running:
         yield running
 
 
@@ -119,7 +120,7 @@ def test_a_close_of_a_flat_position_is_no_error(bridge: BridgeProcess) -> None:
 
 def test_a_burst_of_fifty_is_stored_and_ordered(tmp_path: Path) -> None:
     """50 alerts at once on 5 symbols: no 5xx, 50 stored, 50 orders, those of a symbol in order of arrival."""
-    with bridge_process(tmp_path) as bridge:
+    with forked_bridge(tmp_path) as bridge:
         answers = asyncio.run(_burst(bridge, 50))
         assert all(status in (200, 202) for status, _ in answers), answers
         wait_until(lambda: len(bridge.orders_received()) == 50, what="50 orders at the exchange")
@@ -139,7 +140,7 @@ def test_a_burst_of_fifty_is_stored_and_ordered(tmp_path: Path) -> None:
 
 def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
     """After SIGTERM during a burst it exits in time; after the restart every acknowledged alert has one order and a final status."""
-    with bridge_process(tmp_path) as bridge:
+    with forked_bridge(tmp_path) as bridge:
 
         async def burst_and_stop() -> list[tuple[int | None, dict[str, object]]]:
             burst = asyncio.create_task(_burst(bridge, 50))

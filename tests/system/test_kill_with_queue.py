@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, call, wait_until
+from tests.system.forked import forked_bridge
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, call, wait_until
 from tests.waiting import DEADLINE_S
 
 ORDERS = 25
 WINDOW = 10
-BURST = 12
+BURST = 6
 KILLS = 2
 SLOW = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": 250}
 
@@ -47,7 +48,7 @@ def stop_with_full_window(bridge: BridgeProcess) -> bool:
 
 def test_kill_while_waiting_for_the_rate_window(tmp_path: Path) -> None:
     """With the window used up no unsent order is stored as "submitting", and after the restart every order is sent once."""
-    with bridge_process(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
+    with forked_bridge(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
         with ThreadPoolExecutor(ORDERS) as pool:
             list(pool.map(partial(send, bridge), range(ORDERS)))
         wait_until(
@@ -75,7 +76,7 @@ def test_kill_while_a_burst_of_one_symbol_leaves(tmp_path: Path) -> None:
         "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "1",
         "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "0.2",
     }
-    with bridge_process(tmp_path, environment=settings) as bridge:
+    with forked_bridge(tmp_path, environment=settings) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW)
         sent = 0
         for kills in range(KILLS):

@@ -19,6 +19,7 @@ import base58
 import pytest
 
 from kekbridge.ops.web_token import TOKEN_FILE
+from tests.system.forked import run_forked
 from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment, free_port, timestamp, wait_until
 from tests.waiting import DEADLINE_S
 
@@ -267,14 +268,7 @@ def _send_alerts(url: str, webhook: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _command(*arguments: str, environment: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "kekbridge", *arguments],
-        env={**clean_environment(), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_forked(*arguments, environment={**clean_environment(), **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Process, call, free_port, run_cli, timestamp
+from tests.system.forked import ForkedProcess, run_cli
+from tests.system.harness import call, free_port, timestamp
 
 
 def test_paper_trades_at_the_alerts_price_without_a_better_one(tmp_path: Path) -> None:
@@ -19,7 +20,9 @@ def test_paper_trades_at_the_alerts_price_without_a_better_one(tmp_path: Path) -
         "KEKBRIDGE_PAPER_PRICES": "static",
         "KEKBRIDGE_VAULT_BACKEND": "key_file",
     }
-    daemon = Process(["serve", "--port", str(free_port()), "--json"], environment=environment, log=tmp_path / "log")
+    daemon = ForkedProcess(
+        ["serve", "--port", str(free_port()), "--json"], environment=environment, log=tmp_path / "log"
+    )
     try:
         started = daemon.start()
         alert = {"apiKey": json.loads(webhook)["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}

@@ -19,7 +19,8 @@ from kekbridge.ops.expiry import not_after
 from kekbridge.store.connections import FILE_NAME
 from tests.cli.processes import Served, bare_environment, starting
 from tests.paths import DATA
-from tests.system.harness import call, run_cli, wait_until
+from tests.system.forked import run_cli
+from tests.system.harness import call, wait_until
 
 TLS = DATA / "tls"
 NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
