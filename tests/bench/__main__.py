@@ -80,7 +80,6 @@ def main(arguments: list[str]) -> int:
             f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}\n"
         )
         print("| scenario | figure | system | median | min | max | rounds | goal |\n|---|---|---|---|---|---|---|---|")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the processes started here, too
     for name in given.scenarios or SCENARIOS:
         scenario = SCENARIOS[name]
         if scenario.missing:
@@ -96,4 +95,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the processes started here, too
     sys.exit(main(sys.argv[1:]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import time
 from dataclasses import dataclass
 
 from tests.bench.systems import System, quantity_of
 
-# Work that a program does after it starts to answer (kekbridge imports its admin code then) does not count for an alert. The tests set 0,
-# because they only check that a scenario runs.
-SETTLE_S = float(os.environ.get("KEKBRIDGE_BENCH_SETTLE_S", "1.0"))
 _PATH = "/api/webhooks/tradingview"
 _QUIET_S = 5.0  # without an arrival for this long, the missing orders are given up
 _numbers = itertools.count()

@@ -7,20 +7,20 @@ import atexit
 import statistics
 
 from tests.bench import filling
-from tests.bench.load import SETTLE_S, run
+from tests.bench.load import run
 from tests.bench.systems import System
 
 _filled: dict[int, System] = {}
 
 
-def restarting(make: type[System], counts: tuple[int, ...], *, alerts: int) -> dict[str, float]:
+def restarting(make: type[System], counts: tuple[int, ...], *, alerts: int, settle_s: float) -> dict[str, float]:
     """Measure the seconds to the first response and the median latency of a single order by number of stored alerts."""
     figures: dict[str, float] = {}
     for count in (0, *counts):
         system = _with_history(make, count)
         system.start()
         try:
-            orders = asyncio.run(_lone_orders(system, alerts))
+            orders = asyncio.run(_lone_orders(system, alerts, settle_s))
         finally:
             system.stop()
         figures[f"start s, {count}"] = system.start_s
@@ -31,8 +31,8 @@ def restarting(make: type[System], counts: tuple[int, ...], *, alerts: int) -> d
     return figures
 
 
-async def _lone_orders(system: System, alerts: int) -> list[float]:
-    await asyncio.sleep(SETTLE_S)
+async def _lone_orders(system: System, alerts: int, settle_s: float) -> list[float]:
+    await asyncio.sleep(settle_s)
     await run(system, count=min(10, alerts), at_once=1)
     return (await run(system, count=alerts, at_once=1)).orders
 

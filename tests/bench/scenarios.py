@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from tests.bench import profiling
 from tests.bench.brackets import brackets
 from tests.bench.layers import LAYERS
-from tests.bench.load import SETTLE_S, Result, run
+from tests.bench.load import Result, run
 from tests.bench.markets import FEW, MANY
-from tests.bench.reading import reading
+from tests.bench.reading import COMMANDS, reading
 from tests.bench.restarting import restarting
 from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, ReferencePlus, System, ThrottledFlask, without
 from tests.system.harness import clean_environment
@@ -36,10 +36,28 @@ class Size:
     loaded: tuple[int, int]
     stored: tuple[int, ...]
     read: tuple[int, int]
+    #: Number of the commands of reading.py that are measured.
+    commands: int
+    #: Starts of each command, of which the median counts.
+    starts: int
+    #: Work that a program does after it starts to answer (kekbridge imports its admin code then) does not count for an alert.
+    settle_s: float
 
 
 SIZES: Mapping[str, Size] = {
-    "smoke": Size(lone=3, burst=5, sustained=10, brackets=2, loaded=(5, 10), stored=(50,), read=(20, 60)),
+    # Shows that a scenario runs; what it measures does not matter.
+    "smoke": Size(
+        lone=3,
+        burst=5,
+        sustained=10,
+        brackets=2,
+        loaded=(5, 10),
+        stored=(50,),
+        read=(20, 60),
+        commands=2,
+        starts=1,
+        settle_s=0.0,
+    ),
     "full": Size(
         lone=100,
         burst=50,
@@ -48,6 +66,9 @@ SIZES: Mapping[str, Size] = {
         loaded=(3000, 20_000),
         stored=(10_000, 1_000_000),
         read=(1000, 1_000_000),
+        commands=len(COMMANDS),
+        starts=5,
+        settle_s=1.0,
     ),
 }
 ALL = (Kekbridge, Reference, ReferencePlus, Flask)
@@ -56,9 +77,7 @@ SAFE = (Kekbridge, Reference, ReferencePlus)
 _PAUSE_S = 0.2
 
 
-def _drive(
-    system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10, settle_s: float = SETTLE_S
-) -> Result:
+def _drive(system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10, settle_s: float) -> Result:
     """Measure a run, after the work that follows a start and a short warm-up run."""
 
     async def both() -> Result:
@@ -100,35 +119,39 @@ def _times(result: Result) -> Figures:
 def warm_lone(make: type[System], size: Size) -> Figures:
     """Send alerts one after the other."""
     with make() as system:
-        return _times(_drive(system, count=size.lone, at_once=1))
+        return _times(_drive(system, count=size.lone, at_once=1, settle_s=size.settle_s))
 
 
 def ten_at_once(make: type[System], size: Size) -> Figures:
     with make() as system:
-        times = _times(_drive(system, count=size.lone * 2, at_once=10))
+        times = _times(_drive(system, count=size.lone * 2, at_once=10, settle_s=size.settle_s))
         return {**times, "order p99/p50": times["order p99 ms"] / times["order p50 ms"]}
 
 
 def burst(make: type[System], size: Size) -> Figures:
     """Send all alerts of a bar close at once."""
     with make() as system:
-        result = _drive(system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5)
+        result = _drive(
+            system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5, settle_s=size.settle_s
+        )
         return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
 
 
 def spread(make: type[System], size: Size) -> Figures:
     """Send a burst with each alert for another market."""
     with make(markets=MANY) as system:
-        result = _drive(system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5)
+        result = _drive(
+            system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5, settle_s=size.settle_s
+        )
         return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
 
 
 def sustained(make: type[System], size: Size) -> Figures:
     """Send 50 alerts at a time for a long run."""
     with make() as system:
-        _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
+        _drive(system, count=min(50, size.burst), at_once=min(50, size.burst), settle_s=size.settle_s)
         before = system.cpu_s()
-        result = _drive(system, count=size.sustained, at_once=50, warm=0)
+        result = _drive(system, count=size.sustained, at_once=50, warm=0, settle_s=size.settle_s)
         spent = system.cpu_s() - before
         return {"alerts/s": size.sustained / result.elapsed_s, "cpu ms/alert": spent / size.sustained * 1000}
 
@@ -136,7 +159,7 @@ def sustained(make: type[System], size: Size) -> Figures:
 def profile(make: type[System], size: Size) -> Figures:
     """Profile sustained load: calls, which are exact, and shares of CPU time, which the profiler distorts."""
     with profiling.wrapped(make()) as system:
-        _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
+        _drive(system, count=min(50, size.burst), at_once=min(50, size.burst), settle_s=size.settle_s)
         profiling.begin(system)
         _drive(system, count=size.sustained, at_once=50, warm=0, settle_s=0)
         return profiling.figures(profiling.stop(system), size.sustained)
@@ -147,7 +170,7 @@ def python_calls(make: type[System], size: Size) -> Figures:
     figures: Figures = {}
     for title, count, at_once in (("lone", size.lone, 1), ("sustained", size.sustained, 50)):
         with profiling.wrapped(make()) as system:
-            _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
+            _drive(system, count=min(50, size.burst), at_once=min(50, size.burst), settle_s=size.settle_s)
             profiling.begin(system)
             _drive(system, count=count, at_once=at_once, warm=0, settle_s=0)
             figures[f"calls per alert, {title}"] = profiling.python_calls(profiling.stop(system)) / count
@@ -159,9 +182,9 @@ def decide_by_markets(make: type[System], size: Size) -> Figures:
     figures: Figures = {}
     for markets in (FEW, MANY):
         with profiling.wrapped(make(markets=markets)) as system:
-            _drive(system, count=2 * markets, at_once=FEW)
+            _drive(system, count=2 * markets, at_once=FEW, settle_s=size.settle_s)
             profiling.begin(system)
-            _drive(system, count=max(size.lone, markets), at_once=1, warm=0, settle_s=0)
+            _drive(system, count=size.lone, at_once=1, warm=0, settle_s=0)
             seconds = profiling.seconds_per_call(profiling.stop(system), "kekbridge/planning/decide.py", "decide")
             figures[f"decide µs, {markets} markets"] = seconds * 1e6
     figures[f"decide, {MANY} / {FEW} markets"] = (
@@ -173,7 +196,7 @@ def decide_by_markets(make: type[System], size: Size) -> Figures:
 def layers(make: type[System], size: Size) -> Figures:
     """Measure what a performance layer brings: kekbridge with and without it, alone, in a burst and under load."""
     with make() as system:
-        lone = _drive(system, count=size.lone, at_once=1)
+        lone = _drive(system, count=size.lone, at_once=1, settle_s=size.settle_s)
         last = _drive(system, count=size.burst, at_once=size.burst, warm=min(50, size.burst), settle_s=0)
         before = system.cpu_s()
         result = _drive(system, count=size.sustained, at_once=50, warm=0, settle_s=0)
@@ -189,11 +212,11 @@ def layers(make: type[System], size: Size) -> Figures:
 def slow_exchange(make: type[System], size: Size) -> Figures:
     """The exchange answers after a second: responses do not wait for it, or wait the longest time that can be set."""
     with make(delay_s=1.0) as system:
-        slow = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+        slow = _drive(system, count=size.burst, at_once=size.burst, warm=1, settle_s=size.settle_s)
     with make() as system:
-        quick = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+        quick = _drive(system, count=size.burst, at_once=size.burst, warm=1, settle_s=size.settle_s)
     with make(delay_s=1.0, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "2.5"}) as system:
-        waiting = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+        waiting = _drive(system, count=size.burst, at_once=size.burst, warm=1, settle_s=size.settle_s)
     ack_slow, ack_quick = _percentile(slow.acks, 0.99), _percentile(quick.acks, 0.99)
     late = {"past 3 s": float(slow.late), "past 3 s, waiting": float(waiting.late)}
     return {"ack p99 ms": ack_slow * 1000, "slow/instant": ack_slow / ack_quick, **late}
@@ -202,7 +225,7 @@ def slow_exchange(make: type[System], size: Size) -> Figures:
 def limited_exchange(make: type[System], size: Size) -> Figures:
     """The exchange accepts ten orders in any second and rejects the rest."""
     with make(limit=10) as system:
-        result = _drive(system, count=size.burst, at_once=size.burst, warm=0)
+        result = _drive(system, count=size.burst, at_once=size.burst, warm=0, settle_s=size.settle_s)
         return {
             "last order s": result.last_order_s,
             "refused": float(result.refused),
@@ -213,7 +236,7 @@ def limited_exchange(make: type[System], size: Size) -> Figures:
 def one_market(make: type[System], size: Size) -> Figures:
     """All entries of a burst are for one market of an exchange that answers after a second."""
     with make(markets=1, delay_s=1.0, environment={"KEKBRIDGE_QUEUE_CONCURRENCY": str(FEW)}) as system:
-        result = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+        result = _drive(system, count=size.burst, at_once=size.burst, warm=1, settle_s=size.settle_s)
         return {"last order s": result.last_order_s, "never ordered": float(result.missing)}
 
 
@@ -224,17 +247,21 @@ def limited_brackets(make: type[System], size: Size) -> Figures:
 
 def every_alert_twice(make: type[System], size: Size) -> Figures:
     with make() as system:
-        return {"double orders": float(_drive(system, count=size.burst, at_once=10, copies=2, warm=0).doubles)}
+        return {
+            "double orders": float(
+                _drive(system, count=size.burst, at_once=10, copies=2, warm=0, settle_s=size.settle_s).doubles
+            )
+        }
 
 
 def memory(make: type[System], size: Size) -> Figures:
     with make() as system:
-        time.sleep(SETTLE_S)
+        time.sleep(size.settle_s)
         idle = system.pss_mib()
         first, second = size.loaded
-        _drive(system, count=first, at_once=50, warm=0)
+        _drive(system, count=first, at_once=50, warm=0, settle_s=size.settle_s)
         loaded = system.pss_mib()
-        _drive(system, count=second - first, at_once=50, warm=0)
+        _drive(system, count=second - first, at_once=50, warm=0, settle_s=size.settle_s)
         return {"idle MiB": idle, "loaded MiB": system.pss_mib(), "late/early": system.pss_mib() / loaded}
 
 
@@ -246,12 +273,12 @@ def start_up(make: type[System], size: Size) -> Figures:
 
 def start_up_stored(make: type[System], size: Size) -> Figures:
     """Start with stored alerts, and the latency of a single alert afterwards; kekbridge only."""
-    return restarting(make, size.stored, alerts=size.lone)
+    return restarting(make, size.stored, alerts=size.lone, settle_s=size.settle_s)
 
 
 def long_history(make: type[System], size: Size) -> Figures:
     """Read commands on a long history, relative to a short one; kekbridge only."""
-    return reading(make, size.read, alerts=size.lone, times=max(size.lone // 20, 1))
+    return reading(make, size.read, alerts=size.lone, times=max(size.lone // 20, 1), commands=size.commands)
 
 
 def flushes(make: type[System], size: Size) -> Figures:
@@ -259,11 +286,11 @@ def flushes(make: type[System], size: Size) -> Figures:
     figures: Figures = {}
     for title, count, at_once in (("lone", size.lone, 1), ("burst", size.burst, size.burst)):
         with _traced(make) as system:
-            _drive(system, count=5, at_once=1, warm=0)
-            time.sleep(SETTLE_S)
+            _drive(system, count=5, at_once=1, warm=0, settle_s=size.settle_s)
+            time.sleep(size.settle_s)
             before = len(_flush_times(system))
-            _drive(system, count=count, at_once=at_once, warm=0)
-            time.sleep(SETTLE_S)
+            _drive(system, count=count, at_once=at_once, warm=0, settle_s=size.settle_s)
+            time.sleep(size.settle_s)
             figures[f"per alert, {title}"] = (len(_flush_times(system)) - before) / count
             if title == "lone":
                 spans = _drive_apart(system, count=max(count // 5, 1))
@@ -277,8 +304,8 @@ def written(make: type[System], size: Size) -> Figures:
     """Count the write calls and bytes of lone alerts, one after the other and with pauses; sockets are not in these counts (proc(5))."""
     figures: Figures = {}
     with make() as system:
-        _drive(system, count=10, at_once=1)
-        time.sleep(max(SETTLE_S, _PAUSE_S))
+        _drive(system, count=10, at_once=1, settle_s=size.settle_s)
+        time.sleep(max(size.settle_s, _PAUSE_S))
         for title, count in (("", size.lone), (", apart", max(size.lone // 5, 1))):
             before = system.io()
             if title:
@@ -296,16 +323,16 @@ def written(make: type[System], size: Size) -> Figures:
 def slow_disk(make: type[System], size: Size) -> Figures:
     """Run on a disk that takes 5 ms per flush."""
     with _traced(make, "-e", "inject=fdatasync,fsync:delay_exit=5000") as system:
-        result = _drive(system, count=max(size.sustained // 2, 10), at_once=50)
+        result = _drive(system, count=max(size.sustained // 2, 10), at_once=50, settle_s=size.settle_s)
         return {"alerts/s": len(result.orders) / result.elapsed_s}
 
 
 def command_line(make: type[System], size: Size) -> Figures:
     """Time commands relative to an empty Python program."""
     with make() as system:
-        bare = _seconds("-c", "pass", system=system)
+        bare = _seconds("-c", "pass", system=system, times=size.starts)
         return {
-            f"{title} x bare": _seconds("-m", "kekbridge", *arguments, system=system) / bare
+            f"{title} x bare": _seconds("-m", "kekbridge", *arguments, system=system, times=size.starts) / bare
             for title, arguments in (("--help", ["--help"]), ("--version", ["--version"]), ("positions", ["positions"]))
         }
 
@@ -334,14 +361,14 @@ def _flush_times(system: System) -> list[float]:
     return [float(line.split()[1]) - offset for line in lines if "fdatasync(" in line or "fsync(" in line]
 
 
-def _seconds(*arguments: str, system: System) -> float:
+def _seconds(*arguments: str, system: System, times: int) -> float:
     def once() -> float:
         started = time.monotonic()
         environment = {**clean_environment(), **system.environment}
         subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=True)
         return time.monotonic() - started
 
-    return statistics.median(once() for _ in range(5))
+    return statistics.median(once() for _ in range(times))
 
 
 @dataclass(frozen=True, slots=True)

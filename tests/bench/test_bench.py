@@ -11,62 +11,47 @@ import sys
 from collections import Counter
 from contextlib import closing
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
+from tests.bench import systems as systems_under_test
+from tests.bench.__main__ import main
 from tests.bench.goals import GOALS
 from tests.bench.load import run
+from tests.bench.reading import COMMANDS
 from tests.bench.scenarios import SCENARIOS, SIZES
 from tests.bench.systems import ReferencePlus
 from tests.paths import ROOT
+from tests.system import forked
 from tests.system.harness import clean_environment, wait_until
 
 HAS_FLASK = all(importlib.util.find_spec(name) for name in ("flask", "ccxt"))
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
-def test_scenario_runs(name: str) -> None:
+def test_scenario_runs(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scenario ends and prints figures of each system that it was started with, and each goal has its row."""
+    monkeypatch.setattr(systems_under_test, "run_cli", forked.run_cli)  # the same in less time
     scenario = SCENARIOS[name]
     if scenario.missing:
         pytest.skip(scenario.missing)
     systems = ",".join(_systems(name))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.bench",
-            name,
-            "--rounds",
-            "1",
-            "--size",
-            "smoke",
-            "--systems",
-            systems,
-            "--markdown",
-        ],
-        cwd=ROOT,
-        env=clean_environment() | {"KEKBRIDGE_BENCH_SETTLE_S": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    cells = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("|")]
+    assert main([name, "--rounds", "1", "--size", "smoke", "--systems", systems, "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("|")] for line in printed.splitlines() if line.startswith("|")]
     rows = {(each[2], each[3]) for each in cells}
     zero = {
         (each[2], each[3]) for each in cells if each[4] == "0"
     }  # less than the system's clock shows: no ratio to it
-    assert {system for _, system in rows if " / " not in system} - {"system", "---"} == set(systems.split(",")), (
-        done.stdout
-    )
+    assert {system for _, system in rows if " / " not in system} - {"system", "---"} == set(systems.split(",")), printed
     judged = {(figure, system) for key, figure, system in GOALS if key == name}
     possible = {
         (figure, system)
         for figure, system in judged
         if _has_row(figure, system) and (figure, system.removeprefix("kekbridge / ")) not in zero
     }
-    assert possible <= rows, done.stdout
+    assert possible <= rows, printed
 
 
 def _systems(name: str) -> list[str]:
@@ -79,6 +64,31 @@ def _systems(name: str) -> list[str]:
 
 def _has_row(figure: str, system: str) -> bool:
     return (HAS_FLASK or "flask" not in system) and not any(str(count) in figure for count in SIZES["full"].stored)
+
+
+def test_the_program_starts() -> None:
+    """`python -m tests.bench` runs a scenario as its documents say."""
+    arguments = ["start", "--rounds", "1", "--size", "smoke", "--systems", "reference"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", *arguments],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "start s" in done.stdout
+
+
+def test_every_command_of_a_long_history_is_one(tmp_path: Path) -> None:
+    """The commands that are measured have no wrong option; the smallest size runs only a few of them."""
+    for arguments in COMMANDS.values():
+        done = forked.run_forked(*arguments, "--data-dir", str(tmp_path), environment=clean_environment())
+        assert done.returncode in (0, 3), (
+            arguments,
+            done.stderr,
+        )  # 3: there is no such webhook or alert in an empty directory
 
 
 def test_every_goal_is_of_a_scenario() -> None:
