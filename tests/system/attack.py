@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.paths import DATA
 from tests.system.attackers import Attack, attacking
@@ -28,11 +28,11 @@ from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, fr
 
 OWNER, ATTACKER = "127.0.0.2", "127.0.0.1"
 # Marks of a full run.
-MOST_S, MOST_MIB, MOST_KIB_WRITTEN = 1.0, 60.0, 100.0
+MOST_S, MOST_MIB, MOST_MIB_LEFT, MOST_KIB_WRITTEN = 1.0, 60.0, 20.0, 100.0
 # 32 KB of JSON that takes longest to parse: it breaks off behind its last key.
 BROKEN = "{" + ",".join(f'"key{number:04}":1' for number in range(2700))
-_SETTLE_S, _CALM_S, _FEW_FILES = 40.0, 4.0, 60
-_ALERTS = 20
+_SETTLE_S, _FEW_FILES = 40.0, 60
+_WARM_UP = 10
 
 
 @dataclass
@@ -69,14 +69,29 @@ class Figures:
         return found
 
 
-class Target:
-    """A daemon under attack, and its owner."""
+@dataclass(frozen=True)
+class Effort:
+    """How much of each attack is run: the owner's alerts meanwhile, seconds of `one-byte`, and seconds to calm down afterwards."""
 
-    def __init__(self, bridge: BridgeProcess, *, tls: bool = False) -> None:
+    alerts: int
+    one_byte_s: float
+    calm_s: float
+
+
+FULL = Effort(alerts=20, one_byte_s=10.0, calm_s=4.0)
+
+
+class Target:
+    """A daemon under attack, its owner, and the address of its attacker, which a next attack on the same daemon must not share."""
+
+    def __init__(self, bridge: BridgeProcess, *, tls: bool = False, effort: Effort = FULL) -> None:
         self.bridge = bridge
         self.tls = tls
+        self.effort = effort
+        self.attacker = ATTACKER
         self._context = unverified()
         self._sent = 0
+        self._at_rest_mib = 0.0
 
     @property
     def port(self) -> int:
@@ -103,6 +118,14 @@ class Target:
         finally:
             connection.close()
 
+    def at_rest_mib(self, headers: dict[str, str] | None = None) -> float:
+        """Memory before the first attack, after a few alerts: what is created once is not an attack's."""
+        if not self._at_rest_mib:
+            for _ in range(_WARM_UP):
+                self.alert(OWNER, headers)
+            self._at_rest_mib = self.memory_mib()
+        return self._at_rest_mib
+
     def memory_mib(self) -> float:
         return resident_kib(self.bridge.daemon.pid) / 1024
 
@@ -123,19 +146,16 @@ def measure(
     attack: Attack,
     *,
     shared: bool = False,
-    alerts: int = _ALERTS,
     headers: dict[str, str] | None = None,
 ) -> Figures:
     """Attack, and send the owner's alerts meanwhile; with `shared` also from the attacker's address."""
     figures = Figures(name, attack.connections)
-    for _ in range(10):  # what is created once is not the attack's
-        target.alert(OWNER, headers)
-    figures.before_mib = target.memory_mib()
+    figures.before_mib = target.at_rest_mib(headers)
     with attacking(attack) as figures.attacker:
-        for _ in range(alerts):
+        for _ in range(target.effort.alerts):
             _send(target, figures, OWNER, figures.elsewhere_s, headers)
             if shared:
-                _send(target, figures, ATTACKER, figures.shared_s, headers)
+                _send(target, figures, target.attacker, figures.shared_s, headers)
             figures.during_mib = max(figures.during_mib, target.memory_mib())
             figures.files = max(figures.files, target.files())
             time.sleep(0.05)
@@ -154,67 +174,75 @@ def _send(
 
 
 def _settle(target: Target, figures: Figures) -> None:
-    """Note the memory once the attack's connections are gone and the daemon has had time to give it back."""
+    """Note the memory once the attack's connections are gone and the daemon has given back most of it, or has had the time to do so."""
     ends_at = time.monotonic() + _SETTLE_S
-    while time.monotonic() < ends_at and target.files() > _FEW_FILES:
-        time.sleep(0.2)
-    time.sleep(_CALM_S)
-    figures.after_mib = target.memory_mib()
+    is_calm_at = time.monotonic() + target.effort.calm_s
+    while time.monotonic() < ends_at:
+        figures.after_mib = target.memory_mib()
+        is_calm = target.files() <= _FEW_FILES and figures.after_mib - figures.before_mib < MOST_MIB_LEFT
+        if is_calm and time.monotonic() >= is_calm_at:
+            return
+        time.sleep(0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------ the attacks
 
 
+def _attack(target: Target, size: int, kind: Literal["hold", "again", "post"], **options: Any) -> Attack:
+    """Build an attack on the listener from the attacker's address, unless `options` have another port or other sources."""
+    return Attack(**{"port": target.port, "sources": (target.attacker,), "connections": size, "kind": kind, **options})
+
+
 def silent(target: Target, size: int) -> Figures:
     """Connections that never send a byte."""
-    return measure(target, "silent", Attack(port=target.port, connections=size, kind="hold"), shared=True)
+    return measure(target, "silent", _attack(target, size, "hold"), shared=True)
 
 
 def reconnecting(target: Target, size: int) -> Figures:
     """Silent connections, opened again as soon as they are closed."""
-    return measure(target, "reconnecting", Attack(port=target.port, connections=size, kind="again"))
+    return measure(target, "reconnecting", _attack(target, size, "again"))
 
 
 def slow_heads(target: Target, size: int) -> Figures:
     """Requests whose head never ends."""
     start = "POST / HTTP/1.1\r\nHost: x\r\nX-A: "
-    attack = Attack(port=target.port, connections=size, kind="hold", start=start)
+    attack = _attack(target, size, "hold", start=start)
     return measure(target, "slow-heads", attack, shared=True)
 
 
 def slow_bodies(target: Target, size: int) -> Figures:
     """Requests whose body never ends, on connections that are opened again."""
     start = f"POST {WEBHOOK_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + "{" * 30_000
-    attack = Attack(port=target.port, connections=size, kind="again", start=start)
+    attack = _attack(target, size, "again", start=start)
     return measure(target, "slow-bodies", attack)
 
 
 def broken_json(target: Target, size: int) -> Figures:
     """Bodies of 32 KB that are no JSON, as fast as they are answered."""
-    attack = Attack(port=target.port, connections=size, kind="post", body=BROKEN)
+    attack = _attack(target, size, "post", body=BROKEN)
     return measure(target, "broken-json", attack)
 
 
 def broken_json_addresses(target: Target, size: int) -> Figures:
     """The same from ten addresses."""
     sources = tuple(f"127.0.1.{number}" for number in range(1, 11))
-    attack = Attack(port=target.port, connections=size, kind="post", body=BROKEN, sources=sources)
+    attack = _attack(target, size, "post", body=BROKEN, sources=sources)
     return measure(target, "broken-json-addresses", attack)
 
 
 def forged(target: Target, size: int) -> Figures:
     """Well-formed alerts with a wrong signature."""
     alert = json.dumps({**target.bridge.alert(), "signature": "v1:apiKey:" + "0" * 64})
-    return measure(target, "forged", Attack(port=target.port, connections=size, kind="post", body=alert))
+    return measure(target, "forged", _attack(target, size, "post", body=alert))
 
 
 def one_byte(target: Target, size: int) -> Figures:
-    """Bodies of one byte for ten seconds (two at a small size); what the daemon writes meanwhile."""
+    """Bodies of one byte for ten seconds, fewer at a small size; what the daemon writes meanwhile."""
     figures = Figures("one-byte", size)
-    before = target.written_kib()
     figures.before_mib = target.memory_mib()
-    with attacking(Attack(port=target.port, connections=size, kind="post", body="x")) as figures.attacker:
-        time.sleep(10 if size >= ATTACKS["one-byte"].full else 2)
+    before = target.written_kib()
+    with attacking(_attack(target, size, "post", body="x")) as figures.attacker:
+        time.sleep(target.effort.one_byte_s)
         figures.during_mib, figures.files = target.memory_mib(), target.files()
     figures.written_kib = target.written_kib() - before
     _settle(target, figures)
@@ -223,54 +251,48 @@ def one_byte(target: Target, size: int) -> Figures:
 
 def handshakes(target: Target, size: int) -> Figures:
     """TLS connections that never send a byte after their handshake."""
-    attack = Attack(port=target.port, connections=size, kind="hold", tls="yes")
+    attack = _attack(target, size, "hold", tls="yes")
     return measure(target, "handshakes", attack, shared=True)
 
 
 def half_handshakes(target: Target, size: int) -> Figures:
     """TLS connections that send the first byte of a handshake and no more."""
-    attack = Attack(port=target.port, connections=size, kind="hold", tls="first byte")
+    attack = _attack(target, size, "hold", tls="first byte")
     return measure(target, "half-handshakes", attack, shared=True)
 
 
 def silent_tls(target: Target, size: int) -> Figures:
     """Connections to the TLS port that never send a byte."""
-    return measure(target, "silent-tls", Attack(port=target.port, connections=size, kind="hold"), shared=True)
+    return measure(target, "silent-tls", _attack(target, size, "hold"), shared=True)
 
 
 def broken_json_tls(target: Target, size: int) -> Figures:
     """Bodies of 32 KB that are no JSON, over TLS."""
-    attack = Attack(port=target.port, connections=size, kind="post", body=BROKEN, tls="yes")
+    attack = _attack(target, size, "post", body=BROKEN, tls="yes")
     return measure(target, "broken-json-tls", attack)
 
 
 def behind_proxy(target: Target, size: int) -> Figures:
     """Broken JSON through a trusted proxy, which has one address for the attacker and the owner."""
-    attack = Attack(
-        port=target.port,
-        connections=size,
-        kind="post",
-        body=BROKEN,
-        forwarded_for="203.0.113.66",
-    )
+    attack = _attack(target, size, "post", body=BROKEN, forwarded_for="203.0.113.66")
     return measure(target, "behind-proxy", attack, headers={"X-Forwarded-For": "198.51.100.7"})
 
 
 def web_pages(target: Target, size: int) -> Figures:
     """Silent connections to the web pages, which load again during and after it."""
     figures = Figures("web-pages", size)
-    figures.before_mib = target.memory_mib()
+    figures.before_mib = target.at_rest_mib()
     port = int(target.bridge.environment["KEKBRIDGE_ADMIN_PORT"])
-    with attacking(Attack(port=port, connections=size, kind="hold")) as figures.attacker:
-        _load_page(figures, port)
+    with attacking(_attack(target, size, "hold", port=port)) as figures.attacker:
+        _load_page(target, figures, port)
         figures.during_mib, figures.files = target.memory_mib(), target.files()
-    _load_page(figures, port)
+    _load_page(target, figures, port)
     _settle(target, figures)
     return figures
 
 
-def _load_page(figures: Figures, port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+def _load_page(target: Target, figures: Figures, port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(target.attacker, 0))
     started = time.perf_counter()
     try:
         connection.request("GET", "/login")
@@ -286,13 +308,13 @@ def _load_page(figures: Figures, port: int) -> None:
 
 def paper_exchange(target: Target, size: int) -> Figures:
     """Silent connections to the paper exchange, on which the owner's alerts are executed."""
-    attack = Attack(port=target.bridge.paper_port, connections=size, kind="hold")
+    attack = _attack(target, size, "hold", port=target.bridge.paper_port, sources=(ATTACKER,))
     return measure(target, "paper-exchange", attack)
 
 
 def few_files(target: Target, size: int) -> Figures:
     """Silent connections to a daemon that may open 200 files."""
-    return measure(target, "few-files", Attack(port=target.port, connections=size, kind="hold"), shared=True)
+    return measure(target, "few-files", _attack(target, size, "hold"), shared=True)
 
 
 @dataclass(frozen=True)
@@ -305,6 +327,13 @@ class Plan:
     tls: bool = False
     prefix: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    #: True if its daemon must have nothing else to write.
+    is_first: bool = False
+
+    @property
+    def daemon(self) -> tuple[object, ...]:
+        """What its daemon differs in: plans with the same can attack one daemon after the other."""
+        return self.tls, self.prefix, self.environment, self.is_first
 
 
 _PROXIED = (("KEKBRIDGE_SERVER_BEHIND_PROXY", "true"), ("KEKBRIDGE_SERVER_TRUSTED_PROXIES", "127.0.0.0/8"))
@@ -316,7 +345,7 @@ ATTACKS: dict[str, Plan] = {
     "broken-json": Plan(broken_json, 40, 400),
     "broken-json-addresses": Plan(broken_json_addresses, 40, 400),
     "forged": Plan(forged, 40, 400),
-    "one-byte": Plan(one_byte, 40, 400),
+    "one-byte": Plan(one_byte, 40, 400, is_first=True),
     "silent-tls": Plan(silent_tls, 400, 2000, tls=True),
     "half-handshakes": Plan(half_handshakes, 400, 2000, tls=True),
     "handshakes": Plan(handshakes, 300, 2000, tls=True),
@@ -329,15 +358,22 @@ ATTACKS: dict[str, Plan] = {
 
 
 @contextmanager
-def under_attack(plan: Plan, directory: Path) -> Iterator[Target]:
-    """Run the daemon that a plan needs."""
+def under_attack(
+    plan: Plan,
+    directory: Path,
+    effort: Effort = FULL,
+    start: Callable[..., AbstractContextManager[BridgeProcess]] = bridge_process,
+) -> Iterator[Target]:
+    """Run the daemon that a plan needs. `start`: bridge_process, or forked_bridge for a plan without prefix."""
     environment = {"KEKBRIDGE_ADMIN_PORT": str(free_port()), **dict(plan.environment)}
     if plan.tls:
         certificate = DATA / "tls" / "first"
         environment |= {"KEKBRIDGE_TLS_CERT": f"{certificate}.pem", "KEKBRIDGE_TLS_KEY": f"{certificate}.key"}
     options: dict[str, Any] = {"environment": environment, "webhook_arguments": ("--rate-per-minute", "100000")}
-    with bridge_process(directory, prefix=plan.prefix, **options) as bridge:
-        yield Target(bridge, tls=plan.tls)
+    if plan.prefix:
+        options["prefix"] = plan.prefix
+    with start(directory, **options) as bridge:
+        yield Target(bridge, tls=plan.tls, effort=effort)
 
 
 def run(name: str, size: int | None = None) -> Figures:
