@@ -30,10 +30,10 @@ _FEW = 3
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)  # optional: -p no:xdist does not know it
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
-    """One worker per core, at least 2 because many tests mostly wait; none for a few files or for -k."""
+    """Two workers more than cores, because many tests mostly wait; none for a few files or for -k."""
     cores = yield
     few = len(config.args) <= _FEW and all(argument.partition("::")[0].endswith(".py") for argument in config.args)
-    return 0 if few or config.option.keyword else max(2, cores)
+    return 0 if few or config.option.keyword else cores + 2
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

@@ -306,7 +306,10 @@ def test_the_first_command_works_in_a_new_clone(tmp_path: Path) -> None:
     """In a clean clone and an empty home the README's first command serves, and the order of its printed curl line is filled."""
     clone = tmp_path / "kekbridge"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, capture_output=True)
+    # pip finds the packages where it keeps them, and Python compiles those modules that are used.
+    cache = os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip")
     environment = bare_environment(tmp_path / "data") | {"HOME": str(tmp_path)}
+    environment |= {"PIP_CACHE_DIR": cache, "PIP_NO_COMPILE": "no"}  # "no" is how pip spells this one
     for name in ("PYTHONPATH", "VIRTUAL_ENV"):
         environment.pop(name, None)
     process = subprocess.Popen(
