@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from kekbridge.errors import ConfigError
+from kekbridge.formatting import redact_secrets, sanitize
 from kekbridge.model import Mode, RateLimits, notifications
 
 APP_NAME = "kekbridge"
+# Characters of a wrong value that an error quotes.
+_LONGEST_FOUND = 60
 ENVIRONMENT_PREFIX = "KEKBRIDGE_"
 # Variables that are not settings: paths of the settings file and the data directory.
 _PATH_VARIABLES = frozenset({"KEKBRIDGE_CONFIG", "KEKBRIDGE_DATA_DIR"})
@@ -34,7 +38,7 @@ def _split_words(value: object) -> object:
 
 def _time_of_day(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", value, re.ASCII):
-        raise ValueError('expected a time of day in UTC such as "03:30"')
+        raise ValueError(f'found {_found(value)}, expected a time of day in UTC such as "03:30"')
     return value
 
 
@@ -288,7 +292,7 @@ def load_settings(
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_describe(error.errors(include_url=False, include_context=False)[0], file)) from None
+        raise ConfigError(_describe(error.errors(include_url=False)[0], file)) from None
 
 
 def dotted_names() -> tuple[str, ...]:
@@ -341,11 +345,70 @@ def _set_value(values: dict[str, Any], name: str, value: object) -> None:
 
 
 def _describe(error: ErrorDetails, file: Path | None) -> str:
-    name = ".".join(str(part) for part in error["loc"])
+    name = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
     where = f" in {file}" if file else ""
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, dotted_names(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`kekbridge config show` lists the settings"
         return f"unknown setting {name}{where}; {hint}"
-    text = error["msg"].removeprefix("Value error, ")
-    return f"setting {name}{where}: {text[0].lower()}{text[1:]}"
+    if error["type"] == "value_error":  # raised here, in our words
+        return f"setting {name}{where}: {error['ctx']['error']}"
+    return f"setting {name}{where}: found {_found(error['input'])}, expected {_expected(error)}"
+
+
+def _found(value: object) -> str:
+    """What was written, short and without what looks like a secret."""
+    if isinstance(value, Mapping):
+        return "a section"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = sanitize(redact_secrets(text))[:_LONGEST_FOUND]
+    return repr(text) if isinstance(value, str) else text
+
+
+def _expected(error: ErrorDetails) -> str:
+    """What a setting takes, in words: its kind, and its range or its choices."""
+    kind, name = error["type"], tuple(str(part) for part in error["loc"] if not isinstance(part, int))
+    if kind in ("literal_error", "enum"):
+        return str(error["ctx"]["expected"])
+    if kind in ("model_type", "model_attributes_type"):
+        return f"a section: write [{'.'.join(name)}], and its settings below it"
+    field = _field_of(name)
+    annotation = None if field is None else field.annotation
+    if kind.startswith("bool"):
+        return "true or false"
+    if annotation in (int, float, Decimal):
+        bounds = {type(each).__name__: each for each in (field.metadata if field is not None else ())}
+        return ("a whole number" if annotation is int else "a number") + _range(bounds)
+    if kind.startswith("string"):
+        return "a text in quotes"
+    if kind.startswith(("tuple", "list", "set")):
+        return 'a list such as ["a", "b"]'
+    if kind.startswith(("dict", "mapping")):
+        return "a table of names and values"
+    return "another kind of value; see config.example.toml"
+
+
+def _field_of(name: tuple[str, ...]) -> FieldInfo | None:
+    """The declaration of a setting, by its section and name."""
+    model: Any = Settings
+    field: FieldInfo | None = None
+    for part in name:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return None
+        field = fields[part]
+        model = field.annotation
+    return field
+
+
+def _range(bounds: Mapping[str, Any]) -> str:
+    """` from 0 to 65535`, ` above 0 and up to 60`, ` of at least 1`."""
+    lower = f"from {bounds['Ge'].ge}" if "Ge" in bounds else f"above {bounds['Gt'].gt}" if "Gt" in bounds else ""
+    upper = f"to {bounds['Le'].le}" if "Le" in bounds else f"below {bounds['Lt'].lt}" if "Lt" in bounds else ""
+    if lower and upper:
+        return f" {lower} {upper}" if "Ge" in bounds else f" {lower} and up {upper}"
+    if "Ge" in bounds:
+        return f" of at least {bounds['Ge'].ge}"
+    return f" {lower or upper}" if lower or upper else ""

@@ -6,7 +6,7 @@ Pure, and light: log.py imports it at the very start.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal
 from enum import Enum
@@ -155,6 +155,15 @@ def money(value: Decimal | None, *, places: int = 8) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 order`, `2 orders`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def did_you_mean(found: str, known: Iterable[str], *, otherwise: str) -> str:
+    """`did you mean btc-trend?`, the nearest of the known names without regard to case; `otherwise` if none is near."""
+    from difflib import get_close_matches  # late: only for errors
+
+    names = {name.lower(): name for name in known}
+    near = get_close_matches(found.strip().lower(), names, n=1)
+    return f"did you mean {names[near[0]]}?" if near else otherwise
 
 
 def used_share(used: str, limit: str) -> Decimal | None:

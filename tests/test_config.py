@@ -148,24 +148,39 @@ def test_unknown_variable_names_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name"),
+    ("text", "name", "words"),
     [
-        ("[server]\nport = 70000\n", "server.port"),
-        ("[server]\nport = 'abc'\n", "server.port"),
-        ("mode = 'real'\n", "mode"),
-        ("[queue]\nmax_age_s = 0\n", "queue.max_age_s"),
-        ("[risk]\nmax_drawdown = 1.5\n", "risk.max_drawdown"),
-        ("[risk]\nmax_notional = nan\n", "risk.max_notional"),
-        ("[paper]\nprices = 'guess'\n", "paper.prices"),
-        ("[server]\nrespond_within_s = 3.5\n", "server.respond_within_s"),
+        ("[server]\nport = 70000\n", "server.port", "found 70000, expected a whole number from 0 to 65535"),
+        ("[server]\nport = 'abc'\n", "server.port", "found 'abc', expected a whole number from 0 to 65535"),
+        ("mode = 'real'\n", "mode", "found 'real', expected 'paper', 'testnet' or 'live'"),
+        ("[queue]\nmax_age_s = 0\n", "queue.max_age_s", "found 0, expected a whole number from 1 to 3600"),
+        ("[risk]\nmax_drawdown = 1.5\n", "risk.max_drawdown", "found 1.5, expected a number from 0 to 1"),
+        ("[risk]\nmax_notional = nan\n", "risk.max_notional", "found NaN, expected a number of at least 0"),
+        ("[paper]\nbalance = 0\n", "paper.balance", "found 0, expected a number above 0"),
+        ("[paper]\nprices = 'guess'\n", "paper.prices", "found 'guess', expected 'live' or 'static'"),
+        ("[server]\nbehind_proxy = 'perhaps'\n", "server.behind_proxy", "found 'perhaps', expected true or false"),
+        ("[server]\nhost = 5\n", "server.host", "found 5, expected a text in quotes"),
+        ("[server]\nrespond_within_s = 3.5\n", "server.respond_within_s", "found 3.5, expected a number from 0 to 2.5"),
+        ("[server]\nidle_timeout_s = 0\n", "server.idle_timeout_s", "expected a number above 0 and up to 86400"),
+        ("[auth]\nallowed_addresses = [5]\n", "auth.allowed_addresses", "found 5, expected a text in quotes"),
+        ("[auth]\nallowed_addresses = 5\n", "auth.allowed_addresses", 'found 5, expected a list such as ["a", "b"]'),
+        ("[notify]\ntemplates = 5\n", "notify.templates", "found 5, expected a table of names and values"),
+        ("server = 5\n", "server", "found 5, expected a section: write [server], and its settings below it"),
     ],
 )
-def test_wrong_value_names_setting_file_and_expectation(tmp_path: Path, text: str, name: str) -> None:
-    """A value out of range is refused in one line that names the setting, the file and what is expected."""
+def test_wrong_value_names_setting_file_and_expectation(tmp_path: Path, text: str, name: str, words: str) -> None:
+    """A wrong value is refused in one line of our own words: the setting, the file, what was found and what is expected."""
     file = written(tmp_path, text)
     message = complaint(file)
     assert message.startswith(f"setting {name} in {file}: ")
-    assert "input should be" in message
+    assert message.endswith(words)
+
+
+def test_a_wrong_value_that_looks_like_a_secret_is_not_quoted(tmp_path: Path) -> None:
+    """A key that was pasted into the wrong place shows in no terminal and no journal of systemd."""
+    message = complaint(written(tmp_path, "mode = 'whs_abcdefghijklmnopqrstuvwxyz0123456789'\n"))
+    assert "abcdefghijkl" not in message
+    assert "found 'whs_…'" in message
 
 
 def test_wrong_value_from_the_environment_is_refused() -> None:
@@ -235,8 +250,8 @@ def test_config_file_in_the_data_directory_is_found(tmp_path: Path, monkeypatch:
             "setting notify.mute: 'order_fillled' is not an event; did you mean order_filled?",
         ),
         ("notify.templates", {"order_filled": "{sied}"}, "setting notify.templates: order_filled: {sied} is not known"),
-        ("backup.at", "25:00", 'setting backup.at: expected a time of day in UTC such as "03:30"'),
-        ("notify.summary_at", "3:30", "setting notify.summary_at: expected a time of day"),
+        ("backup.at", "25:00", "setting backup.at: found '25:00', expected a time of day in UTC"),
+        ("notify.summary_at", "3:30", "setting notify.summary_at: found '3:30', expected a time of day"),
     ],
 )
 def test_templates_and_times_are_checked_on_load(name: str, value: object, expected: str) -> None:

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from kekbridge import __version__
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions
 
 # name -> (module:attribute of its Typer, help). The order is the order of `kekbridge --help`.
@@ -53,25 +53,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyCommands(TyperGroup):
-    """A Typer group that imports a command's module on first use."""
+class LazyCommands(CommandGroup):
+    """A group that imports a command's module on first use."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # Typer's own context, by its public name
         return list(COMMANDS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
-        if cmd_name not in COMMANDS:
-            return None
-        if cmd_name not in self.commands:
-            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-            command = get_command(getattr(import_module(module), attribute))
-            command.name = cmd_name
-            self.commands[cmd_name] = command
-        return self.commands[cmd_name]
+    def summaries(self, ctx: typer.Context) -> list[tuple[str, str]]:
+        return [(name, help_text) for name, (_, help_text) in COMMANDS.items()]
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+    def find_command(self, ctx: typer.Context, name: str) -> Any:
+        if name not in COMMANDS:
+            return None
+        if name not in self.commands:
+            module, _, attribute = COMMANDS[name][0].partition(":")
+            command = get_command(getattr(import_module(module), attribute))
+            command.name = name
+            self.commands[name] = command
+        return self.commands[name]
 
 
 app = typer.Typer(

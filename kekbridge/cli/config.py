@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from kekbridge.cli.context import CliContext, resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Show and check the settings.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kekbridge import formatting
+from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -31,7 +32,13 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def explain(
     ctx: typer.Context,
     alert: Annotated[
-        str | None, typer.Argument(metavar="ALERT", help="An alert, an order or a code.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="ALERT",
+            help="An alert, an order or a code.",
+            show_default=False,
+            autocompletion=filters.complete_alerts_and_codes,
+        ),
     ] = None,
     codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and fix.")] = False,
     data_dir: DataDir = None,
@@ -40,7 +47,7 @@ def explain(
 ) -> None:
     """Show everything that happened to one alert, or explain codes."""
     from kekbridge.codes import CODES
-    from kekbridge.errors import ConfigError
+    from kekbridge.errors import ConfigError, NotFound
     from kekbridge.reports import alert_report
 
     if codes:
@@ -51,8 +58,12 @@ def explain(
     if alert in CODES:
         _print_codes([CODES[alert]], as_json=as_json)
         return
-    with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
-        report = alert_report.read(connection, alert)
+    try:
+        with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
+            report = alert_report.read(connection, alert)
+    except NotFound as error:
+        code = formatting.did_you_mean(alert, CODES, otherwise="")
+        raise NotFound(error.code, f"there is no alert {alert[:40]}; {code}" if code else error.message) from None
     if as_json:
         _print_json(report)
         return

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kekbridge import formatting, parsing
+from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _POLL_S: Final = 0.3
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="List events, and verify that the record was not altered.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -29,8 +32,8 @@ app = typer.Typer(
 )
 
 
-def _option(metavar: str, help_text: str) -> Any:
-    return typer.Option(metavar=metavar, help=help_text, show_default=False)
+def _option(metavar: str, help_text: str, complete: filters.Completer | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, show_default=False, autocompletion=complete)
 
 
 @app.command(
@@ -45,7 +48,9 @@ def show(
     ctx: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new events. Ctrl-C stops.")] = False,
     trouble: Annotated[bool, typer.Option("--trouble", help="Only warnings and failures.")] = False,
-    kind: Annotated[list[str] | None, _option("EVENT", "Only events of this kind. Repeatable.")] = None,
+    kind: Annotated[
+        list[str] | None, _option("EVENT", "Only events of this kind. Repeatable.", filters.complete_kinds)
+    ] = None,
     since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
     until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
@@ -60,13 +65,14 @@ def show(
     from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import journal
 
-    kinds = tuple(kind or ())
-    if trouble:
-        kinds = tuple(name for name, one in MESSAGES.items() if one.severity != "info" and (not kinds or name in kinds))
     start = None if since is None else parsing.instant("--since", since, now())
     end = None if until is None else parsing.instant("--until", until, now())
     with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
+            kinds = filters.known_kinds(connection, kind or ())
+            if trouble:
+                severe = tuple(name for name, one in MESSAGES.items() if one.severity != "info")
+                kinds = tuple(name for name in severe if not kinds or name in kinds) or ("none",)
             recent = journal.latest(connection, kinds=kinds, since=start, until=end, limit=limit)
             last = journal.head(connection)[0]
             _print(connection, recent, as_json=as_json)

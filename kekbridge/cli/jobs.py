@@ -8,12 +8,13 @@ import typer
 
 from kekbridge import formatting
 from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions, Json, examples
 
 if TYPE_CHECKING:
     from kekbridge.store.job_runs import JobRun
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, add_completion=False)
 
 
 @app.callback(

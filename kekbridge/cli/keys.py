@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge.cli.control import run_operation
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.key_session import Account, Venue, key_session, print_checks, read_secret
 from kekbridge.cli.keys_register import register
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from kekbridge.cli.key_session import KeySession
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Manage the exchange key: add, generate, register, check, remove.",
     no_args_is_help=True,
     rich_markup_mode=None,

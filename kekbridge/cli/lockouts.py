@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from kekbridge.cli.context import resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="List locked-out addresses, or lift a lockout.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting, parsing
+from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -66,8 +67,8 @@ class Filters:
         return not (self.webhook or self.symbol or self.text or self.status or self.code)
 
 
-def _option(metavar: str, help_text: str) -> Any:
-    return typer.Option(metavar=metavar, help=help_text, show_default=False)
+def _option(metavar: str, help_text: str, complete: filters.Completer | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, show_default=False, autocompletion=complete)
 
 
 @app.command(
@@ -81,10 +82,15 @@ def _option(metavar: str, help_text: str) -> Any:
 def logs(
     ctx: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new entries. Ctrl-C stops.")] = False,
-    webhook: Annotated[str | None, _option("NAME", "Only this webhook.")] = None,
-    status: Annotated[str | None, _option("STATUS", "filled, accepted, denied, refused, rejected, unknown …")] = None,
-    code: Annotated[str | None, _option("CODE", "Only this code; `kekbridge explain --codes` lists them.")] = None,
-    symbol: Annotated[str | None, _option("BTC", "Only this market.")] = None,
+    webhook: Annotated[str | None, _option("NAME", "Only this webhook.", filters.complete_webhooks)] = None,
+    status: Annotated[
+        str | None,
+        _option("STATUS", "filled, accepted, denied, refused, rejected, unknown …", filters.complete_alert_statuses),
+    ] = None,
+    code: Annotated[
+        str | None, _option("CODE", "Only this code; `kekbridge explain --codes` lists them.", filters.complete_codes)
+    ] = None,
+    symbol: Annotated[str | None, _option("BTC", "Only this market.", filters.complete_symbols)] = None,
     since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
     until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
     text: Annotated[str | None, _option("TEXT", "Only messages that contain this text.")] = None,
@@ -98,13 +104,12 @@ def logs(
     With --json one line of JSON per entry. `kekbridge explain ALERT` shows everything about one; the start of its id is enough.
     """
     from kekbridge.cli import render
-    from kekbridge.webhooks.registry import perp_symbol
 
-    filters = Filters(
+    wanted = Filters(
         webhook=webhook,
-        status=status,
-        code=code,
-        symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
+        status=filters.known_alert_status(status),
+        code=filters.known_code(code),
+        symbol=None,
         since=None if since is None else parsing.instant("--since", since, now()),
         until=None if until is None else parsing.instant("--until", until, now()),
         text=text,
@@ -112,83 +117,85 @@ def logs(
     )
     with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
-            entries, looked_back_to = _entries(connection, filters)
+            filters.known_webhook(connection, webhook)
+            wanted = replace(wanted, symbol=filters.known_symbol(connection, symbol))
+            entries, looked_back_to = _entries(connection, wanted)
         if looked_back_to is not None:
             older = f"use --until {looked_back_to:%Y-%m-%dT%H:%M:%S} for older ones"
             render.note(f"Searched messages back to {formatting.moment(looked_back_to)} UTC; {older}.")
         elif not entries and not as_json and not follow:
-            render.note(
-                "No entries. `kekbridge serve` receives alerts; `kekbridge template NAME` prints a message to send."
-            )
+            is_filtered = any((webhook, status, code, symbol, since, until, text))
+            none = "No entries. `kekbridge serve` receives alerts; `kekbridge template NAME` prints a message to send."
+            render.note("No entries match." if is_filtered else none)
         _print(entries, as_json=as_json, with_header=True)
         if follow:
-            for changed in _follow(database, filters, entries):
+            for changed in _follow(database, wanted, entries):
                 _print(changed, as_json=as_json, with_header=False)
 
 
 Entry = tuple[datetime, "StoredAlert | Repeat | RejectedRequest | Event"]
 
 
-def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
+def _entries(connection: sqlite3.Connection, wanted: Filters) -> tuple[list[Entry], datetime | None]:
     """Return the entries that pass the filters, oldest first, and how far back messages were searched (None: all of them)."""
     from kekbridge.store import alerts, rejected_requests
 
     search = alerts.search(
         connection,
-        webhook=filters.webhook,
-        status=filters.status,
-        code=filters.code,
-        symbol=filters.symbol,
-        since=filters.since,
-        until=filters.until,
-        text=filters.text,
-        limit=filters.limit,
+        webhook=wanted.webhook,
+        status=wanted.status,
+        code=wanted.code,
+        symbol=wanted.symbol,
+        since=wanted.since,
+        until=wanted.until,
+        text=wanted.text,
+        limit=wanted.limit,
     )
     entries: list[Entry] = [(alert.received_at, alert) for alert in search.alerts]
-    if not filters.text:
+    if not wanted.text:
         entries += [
             (repeat.at, repeat)
             for repeat in alerts.list_repeats(
                 connection,
-                webhook=filters.webhook,
-                status=filters.status,
-                code=filters.code,
-                symbol=filters.symbol,
-                since=filters.since,
-                until=filters.until,
-                limit=filters.limit,
+                webhook=wanted.webhook,
+                status=wanted.status,
+                code=wanted.code,
+                symbol=wanted.symbol,
+                since=wanted.since,
+                until=wanted.until,
+                limit=wanted.limit,
             )
         ]
-    if filters.shows_rejected_requests:
+    if wanted.shows_rejected_requests:
         entries += [
             (request.last_at, request)
             for request in rejected_requests.list_recent(
-                connection, since=filters.since, until=filters.until, code=filters.code, limit=filters.limit
+                connection, since=wanted.since, until=wanted.until, code=wanted.code, limit=wanted.limit
             )
         ]
-    if filters.shows_events:
-        entries += [(event.at, event) for event in _bridge_events(connection, filters)]
-    return sorted(entries, key=lambda entry: entry[0])[-filters.limit :], search.looked_back_to
+    if wanted.shows_events:
+        entries += [(event.at, event) for event in _bridge_events(connection, wanted)]
+    return sorted(entries, key=lambda entry: entry[0])[-wanted.limit :], search.looked_back_to
 
 
-def _bridge_events(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
+def _bridge_events(connection: sqlite3.Connection, wanted: Filters) -> Sequence[Event]:
     """Return the events of the bridge itself that are worth a notification."""
     from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import journal
 
     return journal.latest(
-        connection, kinds=MESSAGES, since=filters.since, until=filters.until, of_alerts=False, limit=filters.limit
+        connection, kinds=MESSAGES, since=wanted.since, until=wanted.until, of_alerts=False, limit=wanted.limit
     )
 
 
-def _follow(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
+def _follow(database: Database, wanted: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
     """Yield new entries, and those whose status or count changed, forever. Polls an index; readers of a WAL block no writer."""
     seen = {_identity(entry): _state(entry) for _, entry in shown}
-    filters = replace(filters, since=shown[0][0] if shown else now(), limit=max(filters.limit, _BURST))
+    wanted = replace(wanted, since=shown[0][0] if shown else now(), limit=max(wanted.limit, _BURST))
     while True:
         time.sleep(_POLL_S)
         with database.snapshot() as connection:
-            entries, _ = _entries(connection, filters)
+            entries, _ = _entries(connection, wanted)
         changed = [entry for entry in entries if seen.get(_identity(entry[1])) != _state(entry[1])]
         seen |= {_identity(entry): _state(entry) for _, entry in changed}
         if changed:

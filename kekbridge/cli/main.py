@@ -5,7 +5,9 @@ Heavy modules are imported late, so that `--version` and `--help` answer at once
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -13,12 +15,17 @@ from kekbridge import __version__
 
 # Exit codes (docs/answers.md): 0 done, 1 failed or canceled, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
 FAILED = 1
+USAGE = 2
 INTERRUPTED = 130
+
+# What the parser says of a word that is none of an option's choices.
+_CHOICE = re.compile(r"'(?P<found>[^']*)' is not one of (?P<known>.*)$")
 
 
 def run() -> NoReturn:
     """Run the command in sys.argv and exit with its code."""
     arguments = sys.argv[1:]
+    _accept_any_encoding()
     if arguments == ["--version"]:  # before Typer is imported: it would take four fifths of the time
         sys.stdout.write(f"kekbridge {__version__}\n")
         sys.exit(0)
@@ -29,6 +36,13 @@ def run() -> NoReturn:
     # Plugins of other packages must not run in a process that handles keys; this also saves scanning all installed packages.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(_run_quietly(arguments))
+
+
+def _accept_any_encoding() -> None:
+    """Escape what the terminal's encoding cannot show, such as an ellipsis in a C locale: output must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run_quietly(arguments: list[str]) -> int:
@@ -53,6 +67,11 @@ def run_command(arguments: list[str]) -> int:
     from kekbridge.cli.app import app
     from kekbridge.errors import KekbridgeError
 
+    if any("\udc80" <= character <= "\udcff" for text in arguments for character in text):
+        _print_error(
+            f"an argument is not valid {sys.getfilesystemencoding()} text; type it again, or set the locale to UTF-8"
+        )
+        return USAGE
     try:
         result = get_command(app).main(arguments, prog_name="kekbridge", standalone_mode=False)
     except typer.Abort:
@@ -63,6 +82,9 @@ def run_command(arguments: list[str]) -> int:
     except KekbridgeError as error:
         _print_error(error.message)
         return int(getattr(error, "exit_code", FAILED))
+    except UnicodeError:
+        _print_error("the input is not valid UTF-8 text; convert it, or set the locale to UTF-8")
+        return USAGE
     return result if isinstance(result, int) else 0
 
 
@@ -73,6 +95,12 @@ def _print_usage_error(error: Exception) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+    message = message.replace("Value error, ", "")
+    if choice := _CHOICE.search(message):
+        from kekbridge.formatting import did_you_mean
+
+        near = did_you_mean(choice["found"], re.findall(r"'([^']*)'", choice["known"]), otherwise="")
+        message += f"; {near}" if near else ""
     hint = f"; see `{ctx.command_path} --help`" if ctx is not None else ""
     _print_error(f"{message[:1].lower()}{message[1:]}{hint}")
     return int(getattr(error, "exit_code", 2))

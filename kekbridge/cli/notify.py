@@ -8,9 +8,11 @@ import typer
 
 from kekbridge import formatting
 from kekbridge.cli.context import resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Configure notifications for fills, rejections, limits and errors.",
     no_args_is_help=True,
     rich_markup_mode=None,

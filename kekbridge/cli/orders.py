@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting, parsing
+from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -21,8 +22,8 @@ orders = typer.Typer(rich_markup_mode=None, add_completion=False)
 positions = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-def _option(metavar: str, help_text: str) -> Any:
-    return typer.Option(metavar=metavar, help=help_text, show_default=False)
+def _option(metavar: str, help_text: str, complete: filters.Completer | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, show_default=False, autocompletion=complete)
 
 
 @orders.command(
@@ -35,9 +36,12 @@ def _option(metavar: str, help_text: str) -> Any:
 def list_orders(
     ctx: typer.Context,
     only_open: Annotated[bool, typer.Option("--open", help="Only open orders.")] = False,
-    symbol: Annotated[str | None, _option("BTC", "Only this market.")] = None,
-    webhook: Annotated[str | None, _option("NAME", "Only this webhook.")] = None,
-    status: Annotated[str | None, _option("STATUS", "queued, submitting, unknown, accepted, filled …")] = None,
+    symbol: Annotated[str | None, _option("BTC", "Only this market.", filters.complete_symbols)] = None,
+    webhook: Annotated[str | None, _option("NAME", "Only this webhook.", filters.complete_webhooks)] = None,
+    status: Annotated[
+        str | None,
+        _option("STATUS", "queued, submitting, unknown, accepted, filled …", filters.complete_order_statuses),
+    ] = None,
     since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
     data_dir: DataDir = None,
@@ -51,14 +55,13 @@ def list_orders(
     from kekbridge.cli import render
     from kekbridge.store import orders as order_rows
     from kekbridge.store import protection
-    from kekbridge.webhooks.registry import perp_symbol
 
     with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
         listed = order_rows.list_orders(
             connection,
-            webhook=webhook,
-            status=status,
-            symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
+            webhook=filters.known_webhook(connection, webhook),
+            status=filters.known_order_status(status),
+            symbol=filters.known_symbol(connection, symbol),
             since=None if since is None else parsing.instant("--since", since, now()),
             open_only=only_open,
             limit=limit,
@@ -70,7 +73,9 @@ def list_orders(
         )
         return
     if not listed:
-        render.note("No open orders." if only_open else "No orders yet. `kekbridge logs` shows the alerts received.")
+        is_filtered = any((symbol, webhook, status, since))
+        none = "No orders match." if is_filtered else "No orders yet. `kekbridge logs` shows the alerts received."
+        render.note("No open orders." if only_open and not is_filtered else none)
         return
     titles = {"TIME (UTC)": 8, "ALERT": 13, "MARKET": 4, "ORDER": 10, "FILLED": 6, "STATUS": 6}
     render.lines(titles, [_order_line(order, legs[order.client_order_id]) for order in listed])

@@ -14,6 +14,7 @@ import typer
 from ulid import ULID
 
 from kekbridge import parsing
+from kekbridge.cli import filters
 from kekbridge.cli.context import open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
@@ -37,12 +38,22 @@ _ELLIPSIS: Final = "…"  # marks parts of a stored message that were left out o
 def replay(
     ctx: typer.Context,
     alert: Annotated[
-        str, typer.Argument(metavar="ALERT", help="An alert, as for `kekbridge explain`.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="ALERT",
+            help="An alert, as for `kekbridge explain`.",
+            show_default=False,
+            autocompletion=filters.complete_alerts,
+        ),
     ],
     webhook: Annotated[
         str | None,
         typer.Option(
-            "--webhook", metavar="NAME", help="Replay it on this webhook. Default: its own.", show_default=False
+            "--webhook",
+            metavar="NAME",
+            help="Replay it on this webhook. Default: its own.",
+            show_default=False,
+            autocompletion=filters.complete_webhooks,
         ),
     ] = None,
     against_limits: Annotated[

@@ -10,10 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from kekbridge import formatting
+from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Show limits and how much of each is used.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -32,7 +35,13 @@ def show(
     ctx: typer.Context,
     webhook: Annotated[
         str | None,
-        typer.Option("--webhook", metavar="NAME", help="Only the account and this webhook.", show_default=False),
+        typer.Option(
+            "--webhook",
+            metavar="NAME",
+            help="Only the account and this webhook.",
+            show_default=False,
+            autocompletion=filters.complete_webhooks,
+        ),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,

@@ -16,6 +16,7 @@ import typer
 
 from kekbridge import parsing
 from kekbridge.alerts.signature import sign
+from kekbridge.cli import filters
 from kekbridge.cli.context import mode_in_force, open_database, resolve_context
 from kekbridge.cli.control import daemon_status, run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
@@ -120,7 +121,15 @@ def _option(metavar: str, help_text: str, *names: str) -> Any:
 
 def send_test(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The webhook's name or id.",
+            show_default=False,
+            autocompletion=filters.complete_webhooks,
+        ),
+    ],
     body: Annotated[
         Path | None, _option("FILE", "File with the message to send (- for stdin). Default: a ping.", "--body")
     ] = None,

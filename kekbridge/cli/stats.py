@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting, parsing
+from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -34,7 +35,14 @@ def stats(
         str, typer.Option(metavar="TIME", help="Start: 24h or 7d (ago), 2026-11-22 (UTC), or all.")
     ] = "7d",
     webhook: Annotated[
-        str | None, typer.Option("--webhook", metavar="NAME", help="Only this webhook.", show_default=False)
+        str | None,
+        typer.Option(
+            "--webhook",
+            metavar="NAME",
+            help="Only this webhook.",
+            show_default=False,
+            autocompletion=filters.complete_webhooks,
+        ),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from kekbridge.cli import filters
 from kekbridge.cli.context import resolve_context
 from kekbridge.cli.control import run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
@@ -46,7 +47,15 @@ def _option(metavar: str, help_text: str) -> Any:
 )
 def template(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The webhook's name or id.",
+            show_default=False,
+            autocompletion=filters.complete_webhooks,
+        ),
+    ],
     kind: Annotated[Kind, typer.Option(help="Kind of alert.")] = "strategy",
     action: Annotated[Literal["buy", "sell"], typer.Option(help="Action of an indicator alert.")] = "buy",
     symbol: Annotated[str | None, _option("TICKER", "Trade this market instead of the chart's.")] = None,

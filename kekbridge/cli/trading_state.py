@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge.cli import filters
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ def set_running(
     webhook: Annotated[
         str | None,
         typer.Option(
-            "--webhook", metavar="NAME", help="Only this webhook, closed by one of its limits.", show_default=False
+            "--webhook",
+            metavar="NAME",
+            help="Only this webhook, closed by one of its limits.",
+            show_default=False,
+            autocompletion=filters.complete_webhooks,
         ),
     ] = None,
     reset_peak: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kekbridge.cli.context import CliContext, open_database, open_vault, resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kekbridge.vault import OpenVault
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Show where secrets are stored, or move them.",
     no_args_is_help=True,
     rich_markup_mode=None,

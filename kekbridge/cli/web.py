@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from kekbridge.cli.context import resolve_context
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Show address and token of the web pages, or replace the token.",
     no_args_is_help=True,
     rich_markup_mode=None,

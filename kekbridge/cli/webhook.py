@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli import send
+from kekbridge.cli import filters, send
 from kekbridge.cli.context import CliContext, now, open_database, resolve_context, webhook_url
 from kekbridge.cli.control import run_operation
+from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.model import WebhookSettings
 from kekbridge.ops.webhook_operations import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _MAX_PASTED_BYTES: Final = 65_536  # what the listener takes
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Create, list, show, edit and test webhooks, and check messages.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -52,7 +54,15 @@ app = typer.Typer(
 
 app.command("test", epilog=send.TEST_EXAMPLES)(send.send_test)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The webhook's name or id.",
+        show_default=False,
+        autocompletion=filters.complete_webhooks,
+    ),
+]
 
 
 def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -90,7 +100,8 @@ def _option(row: Row) -> Any:
     help_text = f"{row.help} Default: {'yes' if default is True else default}." if has_default else row.help
     if row.parser is None and not row.is_many:
         return typer.Option(f"{row.option}/--no-{row.option.removeprefix('--')}", help=help_text, show_default=False)
-    return typer.Option(row.option, metavar=row.metavar, help=help_text, show_default=False)
+    complete = filters.complete_symbols if row.option == "--allowed-symbols" else None
+    return typer.Option(row.option, metavar=row.metavar, help=help_text, show_default=False, autocompletion=complete)
 
 
 @app.command(

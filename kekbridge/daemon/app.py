@@ -315,12 +315,15 @@ class Daemon:
         return webhook, credentials if mode is Mode.PAPER else None
 
     async def _save_addresses(self) -> None:
-        """Store the daemon's URLs and mode, for commands that read."""
+        """Store the daemon's URLs and mode, and the exchange's markets, for commands that read."""
         info = self.info
         try:
             await self.database.write(
                 registry.save_addresses, info.webhook_url, info.mode, local_url=info.url, now=self._resources.clock()
             )
+            if (snapshot := self.exchange.snapshot) is not None:
+                symbols = tuple(snapshot.instruments)
+                await self.database.write(registry.save_markets, symbols, now=self._resources.clock())
         except StoreUnavailable as error:
             log.warning("address_not_noted", error=error.message)
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from kekbridge.formatting import sanitize
+from kekbridge.formatting import did_you_mean, sanitize
 
 Severity = Literal["info", "warning", "failure"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "failure")
@@ -217,8 +217,7 @@ def as_text(value: object) -> str:
 def check_event(kind: str) -> str:
     """Return the kind if it has a notification. Raises ValueError, which names the nearest one."""
     if kind not in MESSAGES:
-        near = difflib.get_close_matches(kind, MESSAGES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`kekbridge notify events` lists them"
+        hint = did_you_mean(kind, MESSAGES, otherwise="`kekbridge notify events` lists them")
         raise ValueError(f"{sanitize(kind)[:60]!r} is not an event; {hint}")
     return kind
 

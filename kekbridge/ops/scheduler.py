@@ -9,7 +9,6 @@ the wall clock with the loop's monotonic one and moves the next runs along.
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from kekbridge.errors import KekbridgeError, NotFound, StoreUnavailable
+from kekbridge.formatting import did_you_mean
 from kekbridge.log import get_logger
 from kekbridge.store import job_runs
 from kekbridge.store.database import Database
@@ -133,8 +133,7 @@ class JobRunner:
         """Run a job now and wait for it; recorded like every other run. Raises NotFound for an unknown job."""
         job = self._jobs.get(name)
         if job is None:
-            near = difflib.get_close_matches(name, self._jobs, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`kekbridge jobs` lists them"
+            hint = did_you_mean(name, self._jobs, otherwise="`kekbridge jobs` lists them")
             raise NotFound("not_found", f"there is no job named {name[:40]}; {hint}")
         await self._run(job)
 

@@ -42,6 +42,7 @@ class CreateWebhook(Operation, frozen=True, kw_only=True):
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            registry.check_listed(_symbols(self.options), _markets(connection, context))
             webhook, credentials = registry.create(
                 connection,
                 context.sealer,
@@ -53,6 +54,17 @@ class CreateWebhook(Operation, frozen=True, kw_only=True):
             return webhook_data(webhook, _url(connection, context), credentials)
 
         return await context.database.write(write)
+
+
+def _symbols(options: Options) -> tuple[str, ...]:
+    """The markets that the options allow."""
+    return apply(options, WebhookSettings()).limits.allowed_symbols or ()
+
+
+def _markets(connection: sqlite3.Connection, context: OperatorContext) -> tuple[str, ...]:
+    """The exchange's symbols, now or as they were last read; empty if they were never read."""
+    snapshot = None if context.bridge is None else context.bridge.exchange.snapshot
+    return registry.listed_markets(connection) if snapshot is None else tuple(snapshot.instruments)
 
 
 class ShowWebhook(Operation, frozen=True, kw_only=True):
@@ -112,6 +124,7 @@ class EditWebhook(Operation, frozen=True, kw_only=True):
         def write(connection: sqlite3.Connection) -> dict[str, Any]:
             webhook, now = webhooks.find(connection, self.webhook), context.clock()
             if self.options:
+                registry.check_listed(_symbols(self.options), _markets(connection, context))
                 settings = apply(self.options, webhook.settings)
                 registry.check_settings(settings)
                 webhook = webhooks.change_settings(connection, webhook.id, settings, now=now)

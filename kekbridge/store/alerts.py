@@ -439,7 +439,7 @@ def search(
     A text is searched in the newest `look_through` alerts that match the other filters.
     """
     terms = _SearchTerms(
-        webhook_ids=None if webhook is None else _ids_of(connection, webhook),
+        webhook_ids=None if webhook is None else ids_of_webhook(connection, webhook),
         status=status,
         code=code,
         symbol=symbol,
@@ -457,7 +457,7 @@ def search(
     return SearchResult(tuple(reversed(found)))
 
 
-def _ids_of(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
+def ids_of_webhook(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
     """The webhook of this name or id; if it was deleted, those that had the name at their last alert."""
     row = connection.execute(
         "SELECT id FROM webhooks WHERE name = ?1 OR id = ?1 ORDER BY name <> ?1", (name_or_id,)

@@ -210,6 +210,11 @@ def latest(
     return _select(connection, f"{rest} ORDER BY sequence DESC LIMIT ?", values)[::-1]
 
 
+def has_kind(connection: sqlite3.Connection, kind: str) -> bool:
+    """True if an event of this kind was ever written. Reads the whole history to find none."""
+    return connection.execute("SELECT 1 FROM journal WHERE kind = ? LIMIT 1", (kind,)).fetchone() is not None
+
+
 def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object]) -> tuple[Event, ...]:
     rows = connection.execute(
         f"SELECT sequence, at, kind, alert_id, client_order_id, data FROM journal {rest}",

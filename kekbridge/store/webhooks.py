@@ -5,7 +5,6 @@ Keys are only looked up by their keyed hash; authentication is in ingress/auth.p
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound
+from kekbridge.formatting import did_you_mean
 from kekbridge.model import Webhook, WebhookSettings
 from kekbridge.store import codec, journal, strategy_positions
 from kekbridge.store.codec import settings_from_json, to_json
@@ -79,8 +79,7 @@ def find(connection: sqlite3.Connection, name_or_id: str) -> Webhook:
     if row is not None:
         return _webhook(row)
     names = [name for (name,) in connection.execute("SELECT name FROM webhooks ORDER BY name")]
-    near = difflib.get_close_matches(name_or_id, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else "`kekbridge webhook list` shows them"
+    hint = did_you_mean(name_or_id, names, otherwise="`kekbridge webhook list` shows them")
     raise NotFound("not_found", f"there is no webhook named {name_or_id}; {hint}")
 
 

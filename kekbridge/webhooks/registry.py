@@ -10,6 +10,7 @@ import re
 import secrets
 import sqlite3
 import string
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -20,6 +21,7 @@ from kekbridge.alerts.field_names import ORDER_FIELDS, canonical_name
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError, NotFound
+from kekbridge.formatting import did_you_mean, market
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.risk.trading_hours import parse_hours
@@ -32,6 +34,8 @@ FIRST_NAME: Final = "default"
 KEY_PREFIX_LENGTH: Final = 12
 # Store setting: the addresses and the mode of the daemon that started last.
 _LISTENING: Final = "listening"
+# Store setting: the exchange's symbols, as that daemon has read them.
+_MARKETS: Final = "markets"
 
 _ALPHABET = string.ascii_letters + string.digits  # safe in URLs, shells and JSON; a double click selects all of it
 _KEY_LENGTH = 32  # 190 bits
@@ -179,6 +183,25 @@ def save_addresses(
     """Store the daemon's URLs (`local_url`: on this machine) and its mode, for commands that run without its options."""
     listening = {"webhook_url": webhook_url, "local_url": local_url, "mode": mode.value}
     store_settings.set_value(connection, _LISTENING, listening, now=now)
+
+
+def check_listed(symbols: Iterable[str], markets: Sequence[str], option: str = "--allowed-symbols") -> None:
+    """Raise ConfigError, which names the nearest market, for a symbol that the exchange does not list. No `markets`: not known yet."""
+    for symbol in symbols:
+        if markets and symbol not in markets:
+            hint = did_you_mean(market(symbol), map(market, markets), otherwise="see the exchange's markets")
+            raise ConfigError(f"{option}: the exchange has no market {market(symbol)}; {hint}")
+
+
+def save_markets(connection: sqlite3.Connection, symbols: Iterable[str], *, now: datetime) -> None:
+    """Store the exchange's symbols, for commands: they name a market that does not exist before an alert does."""
+    store_settings.set_value(connection, _MARKETS, sorted(symbols), now=now)
+
+
+def listed_markets(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The exchange's symbols as the daemon that started last has read them; empty if none has."""
+    stored = store_settings.get_value(connection, _MARKETS)
+    return tuple(str(symbol) for symbol in stored) if isinstance(stored, list) else ()
 
 
 def local_url_of(connection: sqlite3.Connection) -> str:

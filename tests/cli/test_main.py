@@ -170,3 +170,34 @@ def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
     assert question
     assert process.returncode in (1, 130)
     assert "Traceback" not in errors
+
+
+# Encodings that a cron job, a serial console, a container or an old account may have.
+LOCALES = (
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "utf-8:strict"},
+)
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=["C", "ascii", "latin-1", "utf-8"])
+def test_no_traceback_under_any_encoding(tmp_path: Path, locale: dict[str, str]) -> None:
+    """What the terminal cannot show is escaped; input that is no text is one line and exit code 2."""
+    environment = {**os.environ, **locale, "PYTHONPATH": str(ROOT), "KEKBRIDGE_DATA_DIR": str(tmp_path / "data")}
+    environment["KEKBRIDGE_VAULT_BACKEND"] = "key_file"
+
+    def run(*arguments: str | bytes, stdin: bytes = b"") -> tuple[int, str]:
+        command = [sys.executable, "-m", "kekbridge", *arguments]
+        done = subprocess.run(command, env=environment, input=stdin, capture_output=True, timeout=60, check=False)
+        assert b"Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stderr.decode(errors="replace")
+
+    assert run("webhook", "create", "w")[0] == 0
+    assert run("webhook", "show", "w")[0] == 0  # shortens keys with an ellipsis
+    code, error = run("webhook", "show", b"\xff\xfe")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "is not valid" in error
+    code, error = run("notify", "set", stdin=b"\xff\xfe\n")
+    assert (code, error.count("\n")) in ((2, 1), (0, 0))  # latin-1 reads any byte
+    assert run("webhook", "show", "für")[0] in (2, 3)
