@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
-from tests.system.campaigns import answers, deliveries, kills, powercut, restarts, storage, syscalls
+from tests.system.campaigns import answers, deliveries, kills, mixed, powercut, restarts, storage, syscalls
 from tests.system.campaigns.run import Outcome
 
 Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
@@ -37,6 +38,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
     "M5": (deliveries.closes, 20, 10_000),
     "M7": (deliveries.stale, 30, 1000),
     "M8": (deliveries.swapped, 6, 5000),
+    "X1": (mixed.mixed, 50, 5000),
 }
 COLUMNS = (
     "campaign",
@@ -85,12 +87,16 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {pages / 2**30:.0f} GiB, Python {sys.version.split()[0]}"
 
 
-async def run(names: list[str], *, seed: int, size: str, trials: int | None) -> list[Outcome]:
-    """Run the named campaigns one after the other; print failures as they are found."""
+async def run(names: list[str], *, seed: int, size: str, trials: int | None, kills: int | None = None) -> list[Outcome]:
+    """Run the named campaigns one after the other; print failures as they are found. `kills`: those of X1."""
     outcomes: list[Outcome] = []
     for name in names:
         campaign, small, release = CAMPAIGNS[name]
-        wanted = trials or (release if size == "release" else small)
+        if name == "X1" and kills is not None:
+            campaign = partial(mixed.mixed, kills=kills)
+            wanted = trials or (release if size == "release" else small)
+        else:
+            wanted = trials or kills or (release if size == "release" else small)
         started = time.monotonic()
         found = await campaign(seed, wanted)
         seconds = time.monotonic() - started
@@ -108,8 +114,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.system.campaign", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="CAMPAIGN", help=f"default: all of {' '.join(CAMPAIGNS)}")
     parser.add_argument(
-        "--kills", "--trials", type=int, dest="trials", help="number of trials of each, instead of its size"
+        "--trials",
+        "--alerts",
+        type=int,
+        dest="trials",
+        help="number of trials of each, instead of its size; of X1: alerts",
     )
+    parser.add_argument("--kills", type=int, help="X1: number of kills; the others: the same as --trials")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", choices=("small", "release"), default="small")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -118,7 +129,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no campaign {unknown[0]}; choose from {' '.join(CAMPAIGNS)}")
     names = options.names or list(CAMPAIGNS)
-    outcomes = asyncio.run(run(names, seed=options.seed, size=options.size, trials=options.trials))
+    outcomes = asyncio.run(run(names, seed=options.seed, size=options.size, trials=options.trials, kills=options.kills))
     print(table(outcomes, markdown=options.markdown))
     print(
         f"\n{datetime.now(UTC):%Y-%m-%d}, {machine()}, command: python -m tests.system.campaign {' '.join(sys.argv[1:])}"
