@@ -28,6 +28,8 @@ from kekbridge.config import Settings, Vault, dotted_names
 from kekbridge.errors import AlreadyRunning, ConfigError, NotFound
 from kekbridge.model import Mode, OrderStatus, OrderType
 from kekbridge.model.notifications import MESSAGES
+from kekbridge.paper import faults
+from kekbridge.paper.settings import Options
 from kekbridge.webhooks.options import ROWS
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.tree import walk
@@ -216,7 +218,7 @@ def test_settings_exist(name: str) -> None:
 
 @each_document
 def test_identifiers_exist(name: str) -> None:
-    """A `snake_case` or `camelCase` word in backticks is a code, setting, event, status, field, metric or action word that exists.
+    """A `snake_case` or `camelCase` word in backticks is a code, setting, event, status, field, metric, fault or action word that exists.
 
     Or a name that is said to be refused, and is.
     """
@@ -227,6 +229,7 @@ def test_identifiers_exist(name: str) -> None:
     webhook = {"apiSecret"}
     known = {*CODES, *settings, *MESSAGES, *statuses, *units, *CANONICAL_FIELDS, *VAULT_BACKENDS, *answers, *webhook}
     known |= {mapping.path for profile in PROFILES.values() for mapping in profile.mappings} | {"max_lag"}
+    known |= {*faults.KINDS, *faults.Fault.__slots__, *Options.__slots__}  # of the paper exchange
     words = {word for word in in_backticks(USER_DOCUMENTS[name]) if re.fullmatch(r"[a-z]+([_A-Z][a-zA-Z]+)+", word)}
     words = {word for word in words if not word.startswith("kekbridge_") and squeeze(word) not in ACTION_WORDS}
     assert {word for word in words - known if look_alike(word) is None} == set()

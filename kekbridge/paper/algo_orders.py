@@ -22,6 +22,7 @@ from kekbridge.paper.matching import EDIT_DELAY_MS, MatchingEngine
 from kekbridge.paper.models import ZERO, AlgoNode, PaperOrder, PaperPosition, PaperTrade
 from kekbridge.paper.positions import Portfolio
 from kekbridge.paper.requests import OrderRequest
+from kekbridge.paper.settings import Options
 from kekbridge.paper.state import ExchangeState
 
 MAX_TP_SL = 10
@@ -30,10 +31,11 @@ MAX_TP_SL = 10
 class AlgoOrders:
     """Accepts, triggers, follows and cancels algo orders."""
 
-    def __init__(self, state: ExchangeState, portfolio: Portfolio, matching: MatchingEngine) -> None:
+    def __init__(self, state: ExchangeState, portfolio: Portfolio, matching: MatchingEngine, options: Options) -> None:
         self.state = state
         self.portfolio = portfolio
         self.matching = matching
+        self.options = options
         matching.on_fill = self._on_order_fill
         matching.on_done = self._on_order_done
 
@@ -50,6 +52,9 @@ class AlgoOrders:
         check_triggers(request, mark)
         self._check_client_id(request.client_order_id)
         self._check_limits(request)
+        if request.reduce_only and request.algo_type in ("STOP", "TRAILING_STOP") and request.side is not None:
+            mode = request.margin_mode or state.symbol_settings[request.symbol].margin_mode
+            self.matching.check_reducible(request.symbol, mode, request.side)
         entry = self._entry(request) if request.algo_type == "BRACKET" else None
         if entry is None and not request.reduce_only and request.algo_type in ("STOP", "TRAILING_STOP"):
             filters.check_notional(instrument, request.price or request.trigger_price or mark, request.quantity or ZERO)
@@ -97,8 +102,11 @@ class AlgoOrders:
 
     def _check_limits(self, request: AlgoRequest) -> None:
         roots = [node for node in self.state.open_algos.values() if node.parent_id == 0]
-        if request.algo_type == "TP_SL":
-            waiting = sum(1 for node in roots if node.algo_type == "TP_SL" and not node.is_triggered)
+        counts = self.options.bracket_exits_count
+        children = request.children if counts and request.algo_type == "BRACKET" else ()
+        if "TP_SL" in (request.algo_type, *(child.algo_type for child in children)):
+            pairs = self.state.open_algos.values() if counts else roots
+            waiting = sum(1 for node in pairs if node.algo_type == "TP_SL" and not node.is_triggered)
             if waiting >= MAX_TP_SL:
                 raise ApiError(-1005, f"At most {MAX_TP_SL} untriggered TP_SL orders are allowed.")
         if request.algo_type == "POSITIONAL_TP_SL":

@@ -117,7 +117,7 @@ class RestApi:
         body = await _read(request)
         if fault := self.faults.hit("delay", method=method, path=path, when="before"):
             await asyncio.sleep(fault.delay_ms / 1000)
-        status, text = self._respond(request, route, body)
+        status, text, headers = self._respond(request, route, body)
         if fault := self.faults.hit("delay", method=method, path=path, when="after"):
             await asyncio.sleep(fault.delay_ms / 1000)
         if self.faults.hit("lose_answer", method=method, path=path):
@@ -125,9 +125,10 @@ class RestApi:
         if self.faults.hit("reset_inside", method=method, path=path):
             return await _send_half(request, text)
         kind = "text/html" if text is _HTML else _JSON
-        return web.Response(status=status, text=text, content_type=kind)
+        return web.Response(status=status, text=text, content_type=kind, headers=headers)
 
-    def _respond(self, request: web.Request, route: ApiRoute, body: bytes) -> tuple[int, str]:
+    def _respond(self, request: web.Request, route: ApiRoute, body: bytes) -> tuple[int, str, dict[str, str]]:
+        """Handle a request; return status, text and headers of the response."""
         method, path = request.method, request.path
         state = self.exchange.state
         now = state.clock()
@@ -135,16 +136,17 @@ class RestApi:
             with state.transaction():
                 data = self._handle(request, route, body, now)
             if fault := self.faults.hit("server_error", method=method, path=path, when="after"):
-                raise ApiError(fault.code, fault.message, status=fault.status or 500)
+                raise ApiError(fault.code, fault.message, status=fault.status or 500, retry_after_s=fault.retry_after_s)
             if self.faults.hit("html", method=method, path=path, when="after"):
-                return 403, _HTML
+                return 403, _HTML, {}
         except ApiError as error:
             if error.status == 403:
-                return 403, _HTML
-            return error.status, failure(error, now)
+                return 403, _HTML, {}
+            headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+            return error.status, failure(error, now), headers
         if route.raw:
-            return 200, str(data)
-        return 200, success(data, state.clock())
+            return 200, str(data), {}
+        return 200, success(data, state.clock()), {}
 
     def _handle(self, request: web.Request, route: ApiRoute, body: bytes, now: int) -> object:
         method, path = request.method, request.path
@@ -196,10 +198,10 @@ class RestApi:
     def _apply_request_faults(self, route: ApiRoute, method: str, path: str, body: Mapping[str, Any]) -> None:
         """Raise the ApiError of faults that reject a request before it is checked."""
         hit = self.faults.hit
-        if hit("rate_limit", method=method, path=path):
-            raise ApiError(-1003, "Too many requests.")
+        if fault := hit("rate_limit", method=method, path=path):
+            raise ApiError(-1003, "Too many requests.", retry_after_s=fault.retry_after_s)
         if fault := hit("server_error", method=method, path=path, when="before"):
-            raise ApiError(fault.code, fault.message, status=fault.status or 500)
+            raise ApiError(fault.code, fault.message, status=fault.status or 500, retry_after_s=fault.retry_after_s)
         if hit("html", method=method, path=path, when="before"):
             raise ApiError(-1000, "403 Forbidden", status=403)
         if self.exchange.in_maintenance() and (route.scope == "trading"):

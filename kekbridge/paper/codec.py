@@ -22,11 +22,13 @@ _MAX_BRACKETS: Final = 500
 class ApiError(Exception):
     """An error response: Orderly's code, one sentence, and the HTTP status (docs/internals/orderly.md, section 11)."""
 
-    def __init__(self, code: int, message: str, *, status: int | None = None) -> None:
+    def __init__(self, code: int, message: str, *, status: int | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.status = status if status is not None else HTTP_STATUS.get(code, 400)
+        #: Header Retry-After in seconds; None: not sent, as by Orderly.
+        self.retry_after_s = retry_after_s
 
 
 def format_decimal(value: Decimal) -> str:

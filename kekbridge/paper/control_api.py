@@ -7,6 +7,7 @@ a 400 with one line of JSON and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,7 @@ from kekbridge.paper.exchange import PAGED, SimulatedExchange
 from kekbridge.paper.positions import CROSS
 from kekbridge.paper.rate_limits import RequestLimiter
 from kekbridge.paper.requests import MARGIN_MODES
+from kekbridge.paper.settings import Options
 
 _JSON = "application/json"
 Control = Callable[[Mapping[str, Any], Mapping[str, str]], object]
@@ -47,6 +49,7 @@ class ControlApi:
             ("POST", "/paper/margin_mode", self.margin_mode),
             ("POST", "/paper/markets", self.markets),
             ("POST", "/paper/pages", self.pages),
+            ("POST", "/paper/options", self.options),
             ("POST", "/paper/limits", self.limits),
             ("POST", "/paper/keys", self.keys),
             ("POST", "/paper/faults", self.faults),
@@ -206,6 +209,16 @@ class ControlApi:
 
     # --- switches ------------------------------------------------------------------------------------------
 
+    def options(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """Switch what is not known of Orderly: {"reduce_only_needs_position": true, "bracket_exits_count": true}."""
+        chosen = {name: parse_flag(value, name) for name, value in body.items()}
+        unknown = sorted(chosen.keys() - set(Options.__slots__))
+        if unknown:
+            raise ApiError(-1005, f"{unknown[0][:40]} is no option; expected {' or '.join(Options.__slots__)}.")
+        for name, value in chosen.items():
+            setattr(self.exchange.options, name, value)
+        return asdict(self.exchange.options)
+
     def limits(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
         """Switch rate limits on or off: {"enabled": false}."""
         if "enabled" in body:
@@ -226,7 +239,7 @@ class ControlApi:
         return {"faults": [fault.as_json() for fault in self.exchange.faults.armed]}
 
     def reset(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """Start over with a fresh account, an empty journal, no faults and empty rate limit windows."""
+        """Start over with a fresh account, an empty journal, no faults and empty rate limit windows; IDs go on."""
         self.exchange.reset()
         self.limiter.reset()
         return {"reset": True}

@@ -22,7 +22,7 @@ from kekbridge.paper.liquidation import Liquidation
 from kekbridge.paper.matching import MatchingEngine
 from kekbridge.paper.models import ApiKey
 from kekbridge.paper.positions import CROSS, ISOLATED, Portfolio
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import Options, PaperSettings
 from kekbridge.paper.state import YEAR_MS, ExchangeState, Schedule, StreamUpdate
 
 #: A live price younger than this takes precedence over a hint.
@@ -45,8 +45,12 @@ class SimulatedExchange:
         self.faults = Faults(settings.seed)
         self.state = ExchangeState(journal, load_instruments(settings), settings, clock, schedule)
         self.portfolio = Portfolio(self.state)
-        self.matching = MatchingEngine(self.state, self.portfolio, self.faults)
-        self.algo_orders = AlgoOrders(self.state, self.portfolio, self.matching)
+        self.options = Options(
+            reduce_only_needs_position=settings.reduce_only_needs_position,
+            bracket_exits_count=settings.bracket_exits_count,
+        )
+        self.matching = MatchingEngine(self.state, self.portfolio, self.faults, self.options)
+        self.algo_orders = AlgoOrders(self.state, self.portfolio, self.matching, self.options)
         self._position_snapshots: deque[tuple[int, dict[str, Any]]] = deque()
         self.state.listeners.append(self._snapshot_positions)
         self.algo_edits = AlgoEdits(self.algo_orders)
@@ -160,7 +164,10 @@ class SimulatedExchange:
             state.record_event("position_set", symbol=symbol, margin_mode=ISOLATED, quantity=quantity)
 
     def reset(self) -> None:
-        """Start over with a fresh account, start prices, an empty journal, no faults, and the built-in rules and page sizes."""
+        """Start over with a fresh account, start prices, an empty journal, no faults, and the built-in rules and page sizes.
+
+        IDs go on, as if the account had only been emptied, and options stay.
+        """
         self.faults.armed.clear()
         self.page_sizes.clear()
         self.state.instruments = load_instruments(self.settings)

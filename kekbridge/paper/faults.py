@@ -9,8 +9,8 @@
 | reset_before | the connection is cut before the request is read |
 | reset_inside | the request is executed, then the connection is cut in the middle of the response |
 | delay | wait `delay_ms` before (`when`: before) or after (`when`: after) the request is executed |
-| rate_limit | 429, code -1003; nothing is executed |
-| server_error | `status` (500), `code` (-1000), `message`; `when`: before or after the request is executed |
+| rate_limit | 429, code -1003; nothing is executed; with `retry_after_s` a header Retry-After, of any length |
+| server_error | `status` (500), `code` (-1000), `message`, `retry_after_s`; `when`: before or after the request is executed |
 | html | a 403 page of HTML; `when`: before or after the request is executed |
 | maintenance | system_info reports status 2 and order calls fail with -1011, until cleared |
 | key_revoked | signed calls fail with -1002 |
@@ -90,6 +90,8 @@ class Fault:
     message: str = "fault injected by POST /paper/faults"
     #: HTTP status of the response; None: that of the code.
     status: int | None = None
+    #: Header Retry-After of the response, seconds; None: not sent.
+    retry_after_s: int | None = None
     #: Stream topic that it applies to; None: any.
     topic: str | None = None
     #: Random numbers for `probability`.
@@ -110,6 +112,7 @@ class Fault:
             "when": self.when,
             "parts": self.parts,
             "code": self.code,
+            "retry_after_s": self.retry_after_s,
             "topic": self.topic,
         }
 
@@ -159,6 +162,7 @@ class Faults:
             code=parse_integer(body.get("code"), "code") or -1000,
             message=str(body.get("message", "fault injected by POST /paper/faults")),
             status=parse_integer(body.get("status"), "status"),
+            retry_after_s=parse_integer(body.get("retry_after_s"), "retry_after_s"),
             topic=body.get("topic"),
             rng=random.Random((self.seed + index) if seed is None else seed),
         )

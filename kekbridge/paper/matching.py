@@ -15,6 +15,7 @@ from kekbridge.paper.faults import Faults
 from kekbridge.paper.models import ZERO, PaperOrder, PaperTrade
 from kekbridge.paper.positions import Portfolio
 from kekbridge.paper.requests import OrderRequest
+from kekbridge.paper.settings import Options
 from kekbridge.paper.state import ExchangeState
 
 _CROSSING = frozenset({"IOC", "FOK"})
@@ -27,10 +28,11 @@ EDIT_DELAY_MS = 2
 class MatchingEngine:
     """Manages plain orders. `on_fill` and `on_done` are called so that algo orders can follow them."""
 
-    def __init__(self, state: ExchangeState, portfolio: Portfolio, faults: Faults) -> None:
+    def __init__(self, state: ExchangeState, portfolio: Portfolio, faults: Faults, options: Options) -> None:
         self.state = state
         self.portfolio = portfolio
         self.faults = faults
+        self.options = options
         self.on_fill: Callable[[PaperOrder, PaperTrade], None] = lambda order, trade: None
         self.on_done: Callable[[PaperOrder], None] = lambda order: None
 
@@ -39,8 +41,8 @@ class MatchingEngine:
     def build(self, request: OrderRequest, *, closing: bool = False) -> PaperOrder:
         """Check a request and return the order, not accepted yet; ApiError with Orderly's code if a check fails.
 
-        Checked in this order: symbol, price, quantity, notional, price range, client order ID, margin. `closing`
-        skips the quantity limits, so that an exit can close a position of any size.
+        Checked in this order: symbol, price, quantity, notional, price range, client order ID, position, margin.
+        `closing` skips the quantity limits, so that an exit can close a position of any size.
         """
         state = self.state
         instrument = state.instrument(request.symbol)
@@ -62,6 +64,9 @@ class MatchingEngine:
         if price is not None:
             filters.check_range(instrument, mark, request.side, price)
         self._check_client_id(request.client_order_id)
+        mode = request.margin_mode or state.symbol_settings[request.symbol].margin_mode
+        if request.reduce_only:
+            self.check_reducible(request.symbol, mode, request.side)
         now = state.clock()
         order = PaperOrder(
             order_id=0,
@@ -69,7 +74,7 @@ class MatchingEngine:
             side=request.side,
             type=request.type,
             quantity=quantity,
-            margin_mode=request.margin_mode or state.symbol_settings[request.symbol].margin_mode,
+            margin_mode=mode,
             created=now,
             updated=now,
             price=price,
@@ -222,10 +227,18 @@ class MatchingEngine:
 
     def reducible(self, order: PaperOrder) -> Decimal:
         """Return how much of the position, in base units, an order of this side can close."""
-        position = self.state.positions.get((order.symbol, order.margin_mode))
-        if position is None or position.qty == 0 or (position.qty > 0) == (order.side == "BUY"):
+        return self._reducible(order.symbol, order.margin_mode, order.side)
+
+    def _reducible(self, symbol: str, margin_mode: str, side: str) -> Decimal:
+        position = self.state.positions.get((symbol, margin_mode))
+        if position is None or position.qty == 0 or (position.qty > 0) == (side == "BUY"):
             return ZERO
         return abs(position.qty)
+
+    def check_reducible(self, symbol: str, margin_mode: str, side: str) -> None:
+        """With the option `reduce_only_needs_position`: ApiError -1005 if a reduce-only order has nothing to reduce."""
+        if self.options.reduce_only_needs_position and not self._reducible(symbol, margin_mode, side):
+            raise ApiError(-1005, "A reduce-only order needs a position of the other side.")
 
     def _fill(self, order: PaperOrder, price: Decimal, quantity: Decimal, *, is_maker: bool) -> None:
         trade = self.portfolio.fill(order, price, quantity, is_maker=is_maker)

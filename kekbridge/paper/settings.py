@@ -31,6 +31,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@dataclass(slots=True)
+class Options:
+    """What the exchange does where Orderly's answer is not known (docs/internals/orderly.md, section 18); may change while it runs."""
+
+    #: See PaperSettings.
+    reduce_only_needs_position: bool
+    bracket_exits_count: bool
+
+
 @dataclass(frozen=True, slots=True)
 class PaperSettings:
     """Settings of one paper exchange. The defaults are a fresh KEK DEX account at live prices."""
@@ -60,6 +69,10 @@ class PaperSettings:
     match_delay_ms: int = 3
     #: How long creates are rejected after a liquidation, ms.
     liquidation_freeze_ms: int = 1000
+    #: Whether a reduce-only create is rejected when there is nothing to reduce. False: it is accepted, then canceled.
+    reduce_only_needs_position: bool = False
+    #: Whether the exits of brackets count among the 10 untriggered TP_SL orders.
+    bracket_exits_count: bool = False
     #: Listed symbols; None: all of the snapshot.
     instruments: tuple[str, ...] | None = None
     #: Start mark prices in USDC by symbol; other symbols start at the snapshot price.

@@ -220,10 +220,12 @@ class ExchangeState:
         self._updates.append((topic, data))
 
     def reset(self) -> None:
-        """Start over with a fresh account: no positions or orders, start balance and prices, empty journal."""
+        """Start over with a fresh account: no positions or orders, start balance and prices, empty journal. IDs go on."""
+        next_id, next_seq = self.account.next_id, self.account.next_seq
         self.journal.clear()
         self._changed_rows, self._events, self._updates = {}, [], []
         self._clear()
+        self.account.next_id, self.account.next_seq = next_id, next_seq
         self._load()
 
     # --- lookups -------------------------------------------------------------------------------------------

@@ -87,6 +87,18 @@ async def test_at_most_ten_untriggered_tp_sl(trader: Trader) -> None:
     assert await trader.rejected("POST", "/v1/algo/order", pair("TP_SL")) == (400, -1005)
 
 
+async def test_exits_of_brackets_count_by_option(trader: Trader) -> None:
+    """By option the exits of open brackets count among the ten, and an eleventh bracket with exits is rejected, too."""
+    for _ in range(9):
+        await place(trader, bracket(quantity="0.01"))
+    await place(trader, pair("TP_SL"))
+    await place(trader, pair("TP_SL"))
+    await trader.control("/paper/options", {"bracket_exits_count": True})
+    assert await trader.rejected("POST", "/v1/algo/order", pair("TP_SL")) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/algo/order", bracket()) == (400, -1005)
+    await place(trader, bracket("POSITIONAL_TP_SL"))
+
+
 async def test_one_positional_per_symbol_and_side(trader: Trader) -> None:
     """At most one untriggered POSITIONAL_TP_SL per symbol and side is accepted."""
     await trader.control("/paper/positions", {ETH: "1"})

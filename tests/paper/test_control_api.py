@@ -6,9 +6,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from kekbridge.paper.control_api import ControlApi
+from kekbridge.paper.faults import KINDS
+from kekbridge.paper.rate_limits import RequestLimiter
 from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import Options
 from tests.paper.trader import BTC, ETH, Trader
+from tests.paths import ROOT
 
 
 async def test_prices_are_set_all_or_none(trader: Trader) -> None:
@@ -72,6 +78,44 @@ async def test_reset_is_a_fresh_account(trader: Trader) -> None:
     assert (await trader.raw("GET", f"/v1/public/futures/{BTC}"))[1]["data"]["mark_price"] == 65000
     assert await trader.raw("GET", "/paper/faults") == (200, {"faults": []})
     assert await trader.rejected("GET", "/v1/client/order/kb-r") == (400, -1006)
+
+
+async def test_ids_go_on_after_a_reset(trader: Trader) -> None:
+    """An account is emptied, but no ID of an order or a trade comes again, nor a position in the stream's order."""
+    before = await trader.done(await trader.order())
+    (trade,) = (await trader.ok("GET", "/v1/trades"))["rows"]
+    await trader.control("/paper/reset")
+    after = await trader.done(await trader.order())
+    (later,) = (await trader.ok("GET", "/v1/trades"))["rows"]
+    assert after["order_id"] > before["order_id"]
+    assert later["id"] > trade["id"]
+    assert later["match_id"] > trade["match_id"]
+
+
+async def test_options_are_switched_by_name(trader: Trader) -> None:
+    """POST /paper/options returns all options; an unknown one is named and changes nothing."""
+    off = {"reduce_only_needs_position": False, "bracket_exits_count": False}
+    assert await trader.control("/paper/options") == off
+    on = {"bracket_exits_count": True}
+    assert await trader.control("/paper/options", on) == off | on
+    status, answer = await trader.raw("POST", "/paper/options", {"bracket_exits_count": False, "other": True})
+    assert (status, "other is no option" in answer["error"]) == (400, True)
+    assert await trader.control("/paper/options") == off | on
+
+
+async def test_the_document_names_every_path_and_fault(paper: PaperExchange) -> None:
+    """docs/operations.md names every control path, option and fault."""
+    text = (ROOT / "kekbridge/docs/operations.md").read_text(encoding="utf-8")
+    api, app = ControlApi(paper.exchange, RequestLimiter(enabled=False)), web.Application()
+    api.mount(app)
+    paths = {
+        f"`{route.method} {route.resource.canonical}`"
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    names = {f"`{name}`" for name in (*KINDS, *Options.__slots__)}
+    assert len(paths) > 10
+    assert [name for name in sorted(paths | names) if name not in text] == []
 
 
 async def test_journal_is_text_numbers_oldest_first(trader: Trader) -> None:

@@ -67,6 +67,18 @@ async def test_rejecting_faults_create_no_order(
     assert await events(trader, "order_accepted") == 0
 
 
+@pytest.mark.parametrize("fault", ["rate_limit", "server_error"])
+async def test_retry_after_of_any_length(trader: Trader, fault: str) -> None:
+    """rate_limit and server_error send the Retry-After that was asked for, and none without."""
+    sent: list[str | None] = []
+    for seconds in (300, None):
+        await trader.control("/paper/faults", {"fault": fault, "retry_after_s": seconds, "count": 1})
+        async with trader.session.get(trader.base_url + "/v1/public/info") as answer:
+            assert answer.status in (429, 500)
+            sent.append(answer.headers.get("Retry-After"))
+    assert sent == ["300", None]
+
+
 async def test_server_error_after_acceptance(trader: Trader) -> None:
     """server_error with when=after: a 500, but the order is accepted."""
     await trader.control("/paper/faults", {"fault": "server_error", "path": "/v1/order", "when": "after", "count": 1})

@@ -90,6 +90,24 @@ async def test_reduce_only_is_capped_at_the_position(trader: Trader) -> None:
     assert (order["status"], order["total_executed_quantity"]) == ("CANCELLED", 0)
 
 
+async def test_reduce_only_needs_a_position_by_option(trader: Trader) -> None:
+    """By option a reduce-only order or stop is rejected when nothing of the other side is open, and accepted when there is."""
+    await trader.control("/paper/options", {"reduce_only_needs_position": True})
+    order = {"symbol": BTC, "side": "SELL", "order_type": "MARKET", "order_quantity": "0.01", "reduce_only": True}
+    stop = {
+        "symbol": BTC, "side": "SELL", "algo_type": "STOP", "type": "MARKET", "quantity": "0.01",
+        "trigger_price": "60000", "reduce_only": True,
+    }  # fmt: skip
+    wrong_mode = {**order, "margin_mode": "ISOLATED"}
+    for path, body in (("/v1/order", order), ("/v1/algo/order", stop)):
+        assert await trader.rejected("POST", path, body) == (400, -1005)
+    await trader.control("/paper/positions", {BTC: "0.02"})
+    for body in (wrong_mode, {**order, "side": "BUY"}):
+        assert await trader.rejected("POST", "/v1/order", body) == (400, -1005)
+    await trader.ok("POST", "/v1/algo/order", stop)
+    assert (await trader.done((await trader.ok("POST", "/v1/order", order))["order_id"]))["status"] == "FILLED"
+
+
 async def test_market_slippage_cancels_the_order(trader: Trader) -> None:
     """A MARKET order is canceled if the mark price moves by more than its slippage before the match."""
     await trader.control("/paper/faults", {"fault": "no_fill"})
