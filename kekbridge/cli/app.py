@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "web": ("kekbridge.cli.web:app", "Show address and token of the web pages, or replace the token."),
     "halt": ("kekbridge.cli.trading_state:halt", "Stop all trading at once, including exits."),
     "exits-only": ("kekbridge.cli.trading_state:exits_only", "Deny entries at once; exits still pass."),
+    "close": ("kekbridge.cli.manual_orders:close", "Close the position of one market, or a part of it."),
+    "cancel": ("kekbridge.cli.manual_orders:cancel", "Cancel one open order."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading_state:resume", "Resume trading after halt, exits-only or a limit."),
     "jobs": ("kekbridge.cli.jobs:app", "List the daemon's scheduled jobs: last run, next run, failures; run one."),

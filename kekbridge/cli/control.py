@@ -12,7 +12,8 @@ import os
 import pwd
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from kekbridge.store.lock import DaemonLock, LockOwner, lock_owner
 if TYPE_CHECKING:
     from kekbridge.cli.context import CliContext
     from kekbridge.config import Settings
+    from kekbridge.exchange.base import Exchange
     from kekbridge.model import Mode
     from kekbridge.ops.operation import ExchangeKeys, Operation
     from kekbridge.store.database import Database
@@ -100,6 +102,14 @@ def run_operation(
         if time.monotonic() >= deadline:
             raise BridgeUnavailable(_unavailable(context.data_dir, owner, start_within_s))
         time.sleep(_RETRY_EVERY_S)
+
+
+def run_beside_hung_bridge(context: CliContext, operation: Operation) -> Any:
+    """Run an operation here although a bridge holds the lock, which does not answer; it must not write to the database (`may_write`).
+
+    For an emergency: the account can be closed whatever the bridge does. Raises KekbridgeError.
+    """
+    return _CommandContext(context, operation, may_write=False).run()[1]
 
 
 def daemon_status(context: CliContext) -> dict[str, Any] | None:
@@ -233,7 +243,8 @@ class _CommandContext:
 
     bridge = None
 
-    def __init__(self, context: CliContext, operation: Operation) -> None:
+    def __init__(self, context: CliContext, operation: Operation, *, may_write: bool = True) -> None:
+        self.may_write = may_write
         self._context = context
         self._operation = operation
         self.settings: Settings = context.settings
@@ -249,7 +260,7 @@ class _CommandContext:
         if operation.opens_vault:
             self.vault  # noqa: B018 - asks for a passphrase now: not under the lock, and where Ctrl-C ends the question
         lock = DaemonLock(self.data_dir, is_daemon=False)
-        if operation.writes and not lock.try_acquire():
+        if operation.writes and self.may_write and not lock.try_acquire():
             return False, None
         try:
             return True, asyncio.run(self._run())
@@ -273,7 +284,7 @@ class _CommandContext:
     def database(self) -> Database:
         from kekbridge.store.database import Database
 
-        return Database.open(self.data_dir, create=self._operation.creates)
+        return Database.open(self.data_dir, create=self._operation.creates, migrate=self.may_write)
 
     @cached_property
     def mode(self) -> Mode:
@@ -310,3 +321,24 @@ class _CommandContext:
         from kekbridge.cli.context import now
 
         return now
+
+    @asynccontextmanager
+    async def open_exchange(self) -> AsyncIterator[Exchange]:
+        from kekbridge.daemon import resources
+        from kekbridge.store import daemon_addresses
+
+        settings = self.settings.model_copy(update={"mode": self.mode})
+        with self.database.snapshot() as connection:
+            resources.check_account(connection, settings, self.data_dir)
+            address = daemon_addresses.exchange_address(connection, settings)
+        exchange = resources.exchange_client(settings, self.vault, address, self.clock)
+        try:
+            await exchange.start()
+            yield exchange
+        finally:
+            await exchange.close()
+
+    def report(self, line: str) -> None:
+        from kekbridge.cli import render
+
+        render.note(line)

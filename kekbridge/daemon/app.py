@@ -152,6 +152,7 @@ class Daemon:
         self.exchange = resources.exchange
         self.trading = TradingServices(resources)
         self.book = self.trading.book
+        self.manual_orders = self.trading.manual_orders
         self.lockout_log = LockoutLog(database, clock=resources.clock)
         self.rejected_requests = RejectedRequestLog(database)
         self.lockout = Lockout(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from kekbridge.daemon.control_socket import ControlSocket, identity
 from kekbridge.daemon.orderly_keys import OrderlyKeys
 from kekbridge.daemon.resources import Resources
 from kekbridge.errors import ConfigError, KekbridgeError, NotFound
+from kekbridge.exchange.base import Exchange
 from kekbridge.formatting import to_jsonable
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
@@ -49,6 +51,16 @@ class DaemonContext:
         self.clock: Callable[[], datetime] = resources.clock
         self.keys = OrderlyKeys(resources.settings)
         self.bridge: RunningBridge | None = bridge
+        self.may_write = True
+        self._exchange = resources.exchange
+
+    @asynccontextmanager
+    async def open_exchange(self) -> AsyncIterator[Exchange]:
+        """The daemon's own client."""
+        yield self._exchange
+
+    def report(self, line: str) -> None:
+        log.info("operation_step", detail=line)
 
 
 class ControlServer:

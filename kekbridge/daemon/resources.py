@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -139,6 +140,13 @@ def _claim_data_dir(database: Database, settings: Settings, data_dir: Path, cloc
         log.info("data_directory_claimed", account=str(wanted))
     if not (data_dir / MARKER).exists():
         _write_marker(data_dir / MARKER, wanted)
+
+
+def check_account(connection: sqlite3.Connection, settings: Settings, data_dir: Path) -> None:
+    """Raise ConfigError if the settings name another account or mode than the data directory's."""
+    wanted = account_of(settings)
+    if wanted is not None:
+        require_same(remembered(connection), wanted, data_dir)
 
 
 def _write_marker(path: Path, account: AccountIdentity) -> None:

@@ -22,6 +22,7 @@ from kekbridge.execution.exit_watch import ExitWatch
 from kekbridge.execution.history_check import HistoryCheck
 from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.execution.load_book import load_book, load_recent, load_webhook
+from kekbridge.execution.manual_orders import ManualOrders
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.stop_guard import StopLossGuard
@@ -144,6 +145,15 @@ class TradingServices:
         )
         self.orphan_stops = OrphanStopCanceller(
             book=book, database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock
+        )
+        self.manual_orders = ManualOrders(
+            book=book,
+            database=database,
+            exchange=exchange,
+            submitter=self.submitter,
+            updates=updates,
+            cancel=self.canceller.cancel,
+            clock=clock,
         )
         database.read_now(load_book, book, account_rates=settings.risk.rates, now=clock())
         database.listen_changes(self._on_changed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -49,6 +49,7 @@ from kekbridge.planning import decide
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import facts, orders
 from kekbridge.store.database import Database
+from kekbridge.store.journal import Entry
 
 log = get_logger("kekbridge.execution.submitter")
 
@@ -308,6 +309,52 @@ class OrderSubmitter:
             self._book.remove(order)
             raise result
         return fact.after
+
+    async def submit_new(self, orders: Sequence[Order], row: Entry, *, within_s: float) -> None:
+        """Append the row of new orders that are in the book as `submitting`, send them beside the queue, and wait until each result is
+        recorded.
+
+        For orders by hand. One without a permit within `within_s` seconds is not sent, and that is recorded. Raises StoreUnavailable if the
+        row could not be stored; the orders are then no longer in the book.
+        """
+        flushed: asyncio.Future[bool | StoreUnavailable] = asyncio.get_running_loop().create_future()
+
+        def on_flushed(result: bool | StoreUnavailable) -> None:
+            if not flushed.done():
+                flushed.set_result(result)
+
+        self._claiming.update(order.client_order_id for order in orders)
+        try:
+            self._database.append(row, on_flushed)
+            stored = await asyncio.shield(flushed)
+        except StoreUnavailable as error:
+            stored = error
+        if isinstance(stored, StoreUnavailable):
+            for order in reversed(orders):
+                self._claiming.discard(order.client_order_id)
+                self._book.remove(order)
+            raise stored
+        await asyncio.gather(*(self._send_new(order, within_s) for order in orders))
+
+    async def _send_new(self, order: Order, within_s: float) -> None:
+        name = order.client_order_id
+        try:
+            async with asyncio.timeout(within_s):
+                permit = await self._exchange.acquire_permit(order)
+        except TimeoutError:
+            text = f"the exchange's rate limit left no room for this order within {within_s:.1f} s"
+            self._record(order, Retryable("exchange_busy", text))
+            return
+        except BaseException:
+            self._claiming.discard(name)  # the daemon stops: the next start finds that it was never sent
+            raise
+        waiting: asyncio.Future[SubmitResult | None] = asyncio.get_running_loop().create_future()
+        self._awaited[name] = waiting
+        self.send(order, permit)
+        if name not in self._in_flight and not waiting.done():
+            self._awaited.pop(name, None)  # it ended before it was sent
+            return
+        await waiting
 
     async def _legs_of(self, entry: Order) -> set[int]:
         """The legs of an alert that are taken."""

@@ -19,6 +19,7 @@ from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.base import Exchange, KeyInfo
 from kekbridge.execution.book import Book
+from kekbridge.execution.manual_orders import ManualOrders
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
@@ -66,6 +67,9 @@ class RunningBridge(Protocol):
         """The trading states that decisions see."""
 
     @property
+    def manual_orders(self) -> ManualOrders: ...
+
+    @property
     def lockout(self) -> Lockout: ...
 
     async def state(self) -> dict[str, Any]:
@@ -109,6 +113,19 @@ class OperatorContext(Protocol):
     @property
     def bridge(self) -> RunningBridge | None:
         """The daemon that runs the operation; None in a command."""
+
+    @property
+    def may_write(self) -> bool:
+        """False in a command beside a daemon that hangs and holds the lock: the database is only read."""
+
+    def open_exchange(self) -> AbstractAsyncContextManager[Exchange]:
+        """A started client of the account in force: the daemon's own, or one that is closed at the end of the block.
+
+        Only for operations with `opens_vault`. Raises ConfigError for another account than the data directory's, VaultError.
+        """
+
+    def report(self, line: str) -> None:
+        """What a long operation does, on one line: for the daemon's log, or a command's stderr."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):

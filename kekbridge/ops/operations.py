@@ -22,6 +22,8 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     trading.ListHeldExits,
     trading.NoteLostOrdersShown,
     trading.Flatten,
+    trading.Close,
+    trading.Cancel,
     trading.ShowState,
     trading.ListLockouts,
     trading.LiftLockout,

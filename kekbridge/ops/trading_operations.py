@@ -1,27 +1,35 @@
-"""Operations on trading: halt, exits only, resume, flatten; the live state, lockouts, jobs and backups of a bridge."""
+"""Operations on trading: halt, exits only, resume, flatten, close, cancel; the live state, lockouts, jobs and backups of a bridge."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
 
-from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
+from kekbridge.exchange.base import Exchange
+from kekbridge.execution.direct_orders import SendCloses, send_directly
 from kekbridge.execution.exit_watch import dropped, held_exits
 from kekbridge.execution.flatten import FlattenResult, flatten
-from kekbridge.formatting import to_jsonable
+from kekbridge.execution.manual_cancel import CanceledOrder, cancel_listed, canceled_order, denied_by_hand, find_order
+from kekbridge.execution.manual_close import CloseRequest, CloseResult, close_by_hand, plan_close
+from kekbridge.formatting import format_decimal, to_jsonable
 from kekbridge.ingress.lockout import read_address
 from kekbridge.log import get_logger
-from kekbridge.model import Order, Position, TradingState
+from kekbridge.model import MarginMode, Order, OrderIntent, OrderStatus, Position, TradingState
 from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
 from kekbridge.store import codec, equity, job_runs, lost_orders, orders, projector, settings, webhooks
 from kekbridge.store.facts import OrderFact, order_entry
+from kekbridge.webhooks import registry
 
 log = get_logger("kekbridge.ops.operations")
 
 BY_HAND: Final = "by hand"
+_WHOLE: Final = Decimal(100)
 
 
 class Halt(Operation, frozen=True, kw_only=True):
@@ -144,8 +152,13 @@ async def _drop(context: OperatorContext, held: tuple[Order, ...]) -> None:
         if context.bridge is not None:
             context.bridge.book.change(order, dropped(order, now=now), now=now)
         else:
-            fact = OrderFact(before=order, after=dropped(order, now=now), at=codec.truncate_to_ms(now))
-            await context.database.write(projector.record, order_entry(fact))
+            await _end(context, order, dropped(order, now=now), now=now)
+
+
+async def _end(context: OperatorContext, before: Order, after: Order, *, now: datetime) -> None:
+    """Store the end of a queued order while no daemon runs."""
+    fact = OrderFact(before=before, after=after, at=codec.truncate_to_ms(now))
+    await context.database.write(projector.record, order_entry(fact))
 
 
 def _held_data(order: Order) -> dict[str, Any]:
@@ -186,11 +199,11 @@ async def _restrict(context: OperatorContext, state: TradingState, reason: str, 
 
 
 class Flatten(Operation, frozen=True, kw_only=True):
-    """Halt, cancel every order, close every position of the account. A command does it itself if no daemon answers."""
+    """Halt, cancel what may open, close every position, then cancel every order."""
 
     operation: ClassVar[str] = "flatten"
     writes: ClassVar[bool] = True
-    needs_daemon: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
 
     #: Give up after this many seconds.
     deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 30
@@ -198,19 +211,24 @@ class Flatten(Operation, frozen=True, kw_only=True):
     by: str = COMMAND_LINE
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        exchange = bridge_of(context).exchange
-        try:
-            # Halted first: a queued entry would reopen what is closed here.
-            await _restrict(context, TradingState.HALTED, "flatten", self.by)
-        except StoreUnavailable as error:
-            log.error("not_halted", detail="closing positions anyway", error=error.message)
-        result = await flatten(
-            exchange,
-            clock=context.clock,
-            deadline_s=self.deadline_s,
-            on_progress=lambda line: log.info("flatten", step=line),
-        )
-        return flatten_data(result)
+        is_halted = False
+        if context.may_write:
+            try:
+                # Halted first: a queued entry would reopen what is closed here.
+                await _restrict(context, TradingState.HALTED, "flatten", self.by)
+                is_halted = True
+            except StoreUnavailable as error:
+                context.report(f"Trading could not be halted ({error.message}); positions are closed anyway.")
+        if context.bridge is not None:
+            send = context.bridge.manual_orders.sender({"action": "flatten", "by": self.by})
+            result = await self._flatten(context, context.bridge.exchange, send)
+        else:
+            async with context.open_exchange() as exchange:
+                result = await self._flatten(context, exchange, send_directly(exchange, context.clock))
+        return flatten_data(result) | {"halted": is_halted}
+
+    async def _flatten(self, context: OperatorContext, exchange: Exchange, send: SendCloses) -> FlattenResult:
+        return await flatten(exchange, send=send, deadline_s=self.deadline_s, on_progress=context.report)
 
 
 def flatten_data(result: FlattenResult) -> dict[str, Any]:
@@ -220,9 +238,167 @@ def flatten_data(result: FlattenResult) -> dict[str, Any]:
         "positionsClosed": result.positions_closed,
         "ordersLeft": result.orders_left,
         "positionsLeft": [position_data(position) for position in result.positions_left],
-        "isolatedPositions": [position_data(position) for position in result.isolated],
+        "isolatedPositions": [
+            position_data(position) for position in result.positions_left if position.margin_mode is MarginMode.ISOLATED
+        ],
+        "dust": to_jsonable(result.dust),
         "trouble": result.error,
     }
+
+
+class Close(Operation, frozen=True, kw_only=True):
+    """Close the position of a market, or a part of it; also while trading is halted."""
+
+    operation: ClassVar[str] = "close"
+    writes: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
+
+    #: A base (`BTC`) or the exchange's name (`PERP_BTC_USDC`).
+    symbol: str
+    #: Base units, at most all of it is closed; None: all, or `share`.
+    quantity: Decimal | None = None
+    #: Percent of the position, above 0 and at most 100; None: all, or `quantity`.
+    share: Decimal | None = None
+    #: Of which position; None: the one that is open, or both.
+    margin_mode: MarginMode | None = None
+    #: Only return the orders that would be sent, as `orders` with status `planned`.
+    dry_run: bool = False
+    #: Give up after this many seconds.
+    deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 30
+    #: Who asked for it, for the history.
+    by: str = COMMAND_LINE
+
+    def __post_init__(self) -> None:
+        self.request()
+
+    def request(self) -> CloseRequest:
+        """What is to be closed, checked. Raises ConfigError."""
+        if self.quantity is not None and self.share is not None:
+            raise ConfigError("found a quantity and a share, expected at most one of them")
+        if self.quantity is not None and not (self.quantity.is_finite() and self.quantity > 0):
+            raise ConfigError(f"quantity: found {self.quantity}, expected a number of coins above 0")
+        if self.share is not None and not (self.share.is_finite() and 0 < self.share <= _WHOLE):
+            raise ConfigError(f"share: found {self.share}, expected a percentage above 0 and at most 100")
+        symbol = registry.perp_symbol(self.symbol)
+        return CloseRequest(symbol=symbol, quantity=self.quantity, share=self.share, margin_mode=self.margin_mode)
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        request = self.request()
+        async with context.open_exchange() as exchange:
+            if self.dry_run:
+                return plan_data(request.symbol, await plan_close(exchange, request))
+            if context.bridge is not None:
+                send = context.bridge.manual_orders.sender(self._message(request))
+            else:
+                send = send_directly(exchange, context.clock)
+            return close_data(await close_by_hand(exchange, request, send=send, deadline_s=self.deadline_s))
+
+    def _message(self, request: CloseRequest) -> dict[str, object]:
+        """What was asked for, as the stored alert shows it."""
+        message = {
+            "action": "close",
+            "symbol": request.symbol,
+            "quantity": request.quantity,
+            "share": request.share,
+            "marginMode": request.margin_mode,
+            "by": self.by,
+        }
+        return {name: value for name, value in message.items() if value is not None}
+
+
+def close_data(result: CloseResult) -> dict[str, Any]:
+    """The result of a close as JSON, however it was done."""
+    return {
+        "symbol": result.symbol,
+        "closed": result.is_closed,
+        "dryRun": False,
+        "orders": [_order_data(order) for order in result.orders],
+        "positionsLeft": [position_data(position) for position in result.positions_left],
+        "dust": to_jsonable(result.dust),
+        "trouble": result.trouble,
+    }
+
+
+def plan_data(symbol: str, intents: Sequence[OrderIntent]) -> dict[str, Any]:
+    """The orders that a close would send, as JSON with the same keys."""
+    planned = [{**_intent_data(intent), **dict.fromkeys(_OF_SENT_ORDERS), "status": "planned"} for intent in intents]
+    return {
+        "symbol": symbol,
+        "closed": False,
+        "dryRun": True,
+        "orders": planned,
+        "positionsLeft": [],
+        "dust": [],
+        "trouble": "" if planned else "nothing can be closed: it is below the exchange's smallest order",
+    }
+
+
+_OF_SENT_ORDERS: Final = ("clientOrderId", "orderId", "executedQuantity", "averagePrice", "code", "error")
+
+
+def _order_data(order: Order) -> dict[str, Any]:
+    of_order = {
+        "clientOrderId": order.client_order_id,
+        "orderId": order.order_id,
+        "executedQuantity": format_decimal(order.executed_quantity),
+        "averagePrice": None if order.average_price is None else format_decimal(order.average_price),
+        "code": order.code,
+        "error": order.error,
+        "status": order.status,
+    }
+    return _intent_data(order.intent) | of_order
+
+
+def _intent_data(intent: OrderIntent) -> dict[str, Any]:
+    return {
+        "symbol": intent.symbol,
+        "marginMode": intent.margin_mode,
+        "side": intent.side,
+        "quantity": format_decimal(intent.quantity),
+    }
+
+
+class Cancel(Operation, frozen=True, kw_only=True):
+    """Cancel one open order, also one placed elsewhere."""
+
+    operation: ClassVar[str] = "cancel"
+    writes: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
+    answer_within_s: ClassVar[float] = 30.0
+
+    #: Client order id, the exchange's id, our id of its alert, or the beginning of one.
+    order: str
+    #: Who asked for it, for the history.
+    by: str = COMMAND_LINE
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        if context.bridge is not None:
+            return cancel_data(await context.bridge.manual_orders.cancel(self.order, by=self.by))
+        unfinished = await context.database.read(orders.unfinished)
+        async with context.open_exchange() as exchange:
+            found = await find_order(exchange, self.order, unfinished)
+            if found.report is not None:
+                return cancel_data(await cancel_listed(exchange, found.report))
+        order = found.own
+        if order.status is not OrderStatus.QUEUED:
+            raise ConfigError(
+                f"{order.client_order_id} is {order.status}, and the exchange does not list it; `kekbridge serve` finds out"
+                " what became of it"
+            )
+        now = context.clock()
+        denied = denied_by_hand(order, by=self.by, now=now)
+        await _end(context, order, denied, now=now)
+        return cancel_data(canceled_order(denied, ""))
+
+
+def cancel_data(canceled: CanceledOrder) -> dict[str, Any]:
+    """The result of a cancel as JSON, however it was done."""
+    data: dict[str, Any] = to_jsonable(canceled)
+    amounts = {
+        "quantity": format_decimal(canceled.quantity),
+        "executedQuantity": format_decimal(canceled.executed_quantity),
+    }
+    return data | amounts | {"canceled": canceled.is_canceled}
 
 
 def position_data(position: Position) -> dict[str, Any]:

@@ -34,8 +34,10 @@ from kekbridge.planning.prices import (
     trailing_distance,
 )
 from kekbridge.planning.sizing import (
+    MAX_CLOSING_ORDERS,
     ROUND_DOWN_CONTEXT,
     check_entry_size,
+    closing_sizes,
     floor_quantity,
     format_12dp,
     smallest_quantity,
@@ -44,7 +46,6 @@ from kekbridge.planning.sizing import (
 from kekbridge.planning.target import PositionChange, side_of
 
 _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
-_MAX_CLOSING_ORDERS = 20
 
 
 class PlannedOrders(Struct, frozen=True):
@@ -104,7 +105,7 @@ def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None
     missing to it; it grows only if it had to wait for an earlier leg, by what that leg left open. Size and prices are on the grid as it
     is now.
     """
-    position = snapshot.position_quantity(intent.symbol)
+    position = snapshot.position_quantity(intent.symbol, intent.margin_mode)
     instrument = snapshot.instruments.get(intent.symbol)
     if instrument is None:
         return intent
@@ -169,21 +170,8 @@ def _largest_exit(fraction: Decimal, market: MarketView) -> Decimal:
 
 
 def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
-    """Sizes on the grid that together close `quantity`; more than one only above `base_max`."""
-    sizes: list[Decimal] = []
-    left = quantity
-    while left > instrument.base_max and len(sizes) < _MAX_CLOSING_ORDERS:
-        sizes.append(floor_quantity(instrument.base_max, instrument))
-        left = ROUND_DOWN_CONTEXT.subtract(left, sizes[-1])
-    if left > instrument.base_max:
-        raise Refused(
-            "order_too_large",
-            f"quantity: closing {format_12dp(quantity)} {instrument.base} would take more than {_MAX_CLOSING_ORDERS} orders of "
-            f"{format_12dp(instrument.base_max)}, the exchange's maximum; close it in parts",
-            field="quantity",
-        )
-    if (rest := floor_quantity(left, instrument)) > 0:
-        sizes.append(rest)
+    """As `closing_sizes`. Raises Refused if nothing can be closed, or not all of it."""
+    sizes = closing_sizes(quantity, instrument)
     if not sizes:
         raise Refused(
             "quantity_too_small",
@@ -191,7 +179,14 @@ def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, 
             f"the exchange's smallest order; close {format_12dp(instrument.base_min)} or more",
             field="quantity",
         )
-    return tuple(sizes)
+    if quantity - sum(sizes, ZERO) >= instrument.base_min:
+        raise Refused(
+            "order_too_large",
+            f"quantity: closing {format_12dp(quantity)} {instrument.base} would take more than {MAX_CLOSING_ORDERS} orders of "
+            f"{format_12dp(instrument.base_max)}, the exchange's maximum; close it in parts",
+            field="quantity",
+        )
+    return sizes
 
 
 def _entry_order(

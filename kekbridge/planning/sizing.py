@@ -17,6 +17,8 @@ from kekbridge.model import ZERO, Instrument
 
 # Inexact divisions must err on the small side, and sums of long decimals must not be rounded at 28 digits.
 ROUND_DOWN_CONTEXT: Final = Context(prec=80, rounding=ROUND_DOWN)
+#: More orders than these in one market at a time would only stand in each other's way at the exchange's rate limit.
+MAX_CLOSING_ORDERS: Final = 20
 _PERCENT: Final = Decimal(100)
 _TWELVE_DECIMALS: Final = Decimal("1e-12")
 _CENT: Final = Decimal("0.01")
@@ -46,6 +48,25 @@ def smallest_quantity(instrument: Instrument, price: Decimal | None = None) -> D
     while ROUND_DOWN_CONTEXT.multiply(least, price) < instrument.min_notional and instrument.base_tick > 0:
         least = ROUND_DOWN_CONTEXT.add(least, instrument.base_tick)
     return least
+
+
+def closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
+    """Sizes of the orders that close `quantity` base units; more than one only above `base_max`. Each is accepted by the exchange.
+
+    They leave less than one step, or all of a `quantity` below `base_min`: no order can close that. More than 20 orders are never
+    returned; what they leave is then larger, and closed by asking again.
+    """
+    sizes: list[Decimal] = []
+    left = quantity
+    largest = floor_quantity(instrument.base_max, instrument)
+    while left > instrument.base_max and len(sizes) < MAX_CLOSING_ORDERS:
+        # The last order needs base_min, too: the one before it is made smaller for that.
+        with_rest = floor_quantity(ROUND_DOWN_CONTEXT.subtract(left, instrument.base_min), instrument)
+        sizes.append(min(largest, with_rest) or largest)
+        left = ROUND_DOWN_CONTEXT.subtract(left, sizes[-1])
+    if left <= instrument.base_max and (rest := floor_quantity(left, instrument)) > 0:
+        sizes.append(rest)
+    return tuple(sizes)
 
 
 def check_entry_size(quantity: Decimal, *, wanted: Decimal, price: Decimal, instrument: Instrument) -> None:

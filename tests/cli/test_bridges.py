@@ -27,7 +27,14 @@ from tests.cli.conftest import Run
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, starting
 from tests.cli.terminal import at_terminal
 
-STATE_COMMANDS = (("halt",), ("exits-only",), ("resume",), ("flatten", "--yes"))
+STATE_COMMANDS = (
+    ("halt",),
+    ("exits-only",),
+    ("resume",),
+    ("flatten", "--yes"),
+    ("close", "BTC", "--yes"),
+    ("cancel", "kb-0123456789"),
+)
 
 
 def state_of(data_dir: Path) -> TradingState:

@@ -44,7 +44,10 @@ def full_state() -> dict[str, Any]:
         "account": {
             "value": "100000",
             "unrealizedPnl": "-1",
-            "positions": [position | {"symbol": f"PERP_COIN{n}_USDC", "liquidation": None} for n in range(9)],
+            "positions": [
+                position | {"symbol": f"PERP_COIN{n}_USDC", "liquidation": None, "marginMode": mode}
+                for n, mode in enumerate(["ISOLATED", *["CROSS"] * 8])
+            ],
         },
         "openOrders": [order | {"symbol": "PERP_BTC_USDC"} for _ in range(9)],
         "lastAlerts": [alert | why | {"symbol": "PERP_BTC_USDC"} for _ in range(20)],
@@ -135,6 +138,7 @@ async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
         await asyncio.to_thread(run_cli, "halt", data_dir=bridge.data_dir)
         after = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
     assert state["account"]["positions"][0]["quantity"] == "0.01"
+    assert state["account"]["positions"][0]["marginMode"] == "CROSS"
     assert after["trading"]["state"] == "halted"
     assert any("BTC" in line for line in rendered(after))
 

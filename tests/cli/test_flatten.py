@@ -14,13 +14,24 @@ import pytest
 from tests.system.forked import forked_bridge, run_forked
 from tests.system.harness import BridgeProcess, call, clean_environment
 
-KEYS = {"flat", "positionsClosed", "ordersLeft", "positionsLeft", "isolatedPositions", "trouble", "bridge"}
+KEYS = {
+    "flat",
+    "positionsClosed",
+    "ordersLeft",
+    "positionsLeft",
+    "isolatedPositions",
+    "dust",
+    "trouble",
+    "halted",
+    "bridge",
+}
 
 
 @pytest.fixture
 def bridge(tmp_path: Path) -> Iterator[BridgeProcess]:
-    """A bridge at a paper exchange of its own, with a position and a resting order."""
+    """A bridge at a paper exchange of its own, with a position, an isolated one opened by hand, and a resting order."""
     with forked_bridge(tmp_path) as running:
+        call(f"{running.paper_url}/paper/isolated-positions", {"PERP_BTC_USDC": {"quantity": "-0.3", "leverage": 5}})
         assert running.send()[1]["status"] == "filled"
         assert running.send(orderType="limit", limitPrice="60000")[0] == 200
         yield running
@@ -36,14 +47,15 @@ def flatten(bridge: BridgeProcess) -> tuple[dict[str, Any], str]:
 
 def is_flat(bridge: BridgeProcess) -> bool:
     state = call(f"{bridge.paper_url}/paper/state")
-    return not any(float(quantity) for quantity in state["positions"].values())
+    return not (state["positions"] or state["isolated_positions"])
 
 
 def test_a_running_bridge_does_it(bridge: BridgeProcess) -> None:
     """With its own client and its own vault; trading stays halted."""
     result, _ = flatten(bridge)
     assert set(result) == KEYS
-    assert (result["flat"], result["positionsClosed"], result["ordersLeft"]) == (True, 1, 0)
+    assert (result["flat"], result["positionsClosed"], result["ordersLeft"]) == (True, 2, 0)
+    assert result["halted"]
     assert is_flat(bridge)
     logged = [json.loads(line) for line in bridge.log_path.read_text().splitlines()]
     assert [line["operation"] for line in logged if line["event"] == "operation"] == ["flatten"]
@@ -57,7 +69,7 @@ def test_a_hung_bridge_does_not_prevent_it(bridge: BridgeProcess) -> None:
         result, notes = flatten(bridge)
     finally:
         os.kill(bridge.daemon.pid, signal.SIGCONT)
-    assert (result["flat"], result["positionsClosed"]) == (True, 1)
+    assert (result["flat"], result["positionsClosed"], result["halted"]) == (True, 2, False)
     assert "Could not halt trading" in notes
     assert is_flat(bridge)
 
@@ -68,6 +80,7 @@ def test_without_a_bridge_it_halts_and_closes(bridge: BridgeProcess) -> None:
     result, notes = flatten(bridge)
     assert (set(result), result["flat"]) == (KEYS, True)
     assert "Could not" not in notes
+    assert "closing PERP_BTC_USDC isolated: -0.3" in notes
     assert is_flat(bridge)
     bridge.start_daemon()
     bridge.wait_ready()

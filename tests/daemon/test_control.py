@@ -125,7 +125,7 @@ async def test_many_at_once_are_all_done(bridge: Bridge) -> None:
 
 async def test_every_operation_can_be_asked_for(bridge: Bridge) -> None:
     """Each row of the table is reached by its name: without parameters it runs, or says which is missing."""
-    harmful = {"flatten"}
+    harmful = {"flatten"}  # `close` and `cancel` name what they mean
     for name in OPERATIONS.keys() - harmful:
         status, answer = await call(bridge, f"/operations/{name}", b"{}")
         assert status in (200, 404, 422), (name, answer)

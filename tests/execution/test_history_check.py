@@ -8,6 +8,7 @@ import shutil
 from decimal import Decimal
 from pathlib import Path
 
+from kekbridge.execution.direct_orders import send_directly
 from kekbridge.execution.flatten import flatten
 from kekbridge.model import TradingState
 from kekbridge.store import journal, lost_orders
@@ -128,7 +129,10 @@ async def test_a_flatten_without_the_store_is_no_lost_order(tmp_path: Path) -> N
             bridge.add_webhook()
             await bridge.send()
             result = await flatten(
-                bridge.daemon.exchange, clock=bridge.clock, deadline_s=20, on_progress=lambda _line: None
+                bridge.daemon.exchange,
+                send=send_directly(bridge.daemon.exchange, bridge.clock),
+                deadline_s=20,
+                on_progress=lambda _line: None,
             )
             assert result.is_flat
         async with running_bridge(tmp_path, paper_url) as bridge:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kekbridge.config import Settings, load_settings
-from kekbridge.exchange.base import KeyInfo
+from kekbridge.errors import ConfigError
+from kekbridge.exchange.base import Exchange, KeyInfo
 from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
@@ -81,6 +82,7 @@ class Desk:
     """An ops.operation.OperatorContext without a daemon."""
 
     bridge: RunningBridge | None = None
+    may_write = True
 
     def __init__(self, data_dir: Path, *, mode: Mode = Mode.PAPER, vault: MemoryVault | None = None) -> None:
         self.mode = mode
@@ -92,6 +94,12 @@ class Desk:
         self.keys = self.exchange
         self.database = Database.open(data_dir)
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def open_exchange(self) -> AbstractAsyncContextManager[Exchange]:
+        raise ConfigError("the desk has no exchange")
+
+    def report(self, line: str) -> None:
+        """Nobody listens."""
 
     @property
     def sealer(self) -> Sealer:

@@ -13,6 +13,7 @@ from kekbridge.alerts.signal import QuantityType
 from kekbridge.errors import Refused
 from kekbridge.planning.sizing import (
     check_entry_size,
+    closing_sizes,
     floor_quantity,
     format_12dp,
     format_usdc,
@@ -39,6 +40,30 @@ def test_sizes_are_rounded_down_to_the_exchanges_grid(quantity: Decimal, tick: D
         assert rounded >= least
         assert (rounded - least) % tick == 0
         assert quantity - rounded < tick
+
+
+@given(quantity=st.decimals(0, 10**5, places=9), tick=steps, least=minimums, times=st.integers(1, 1000))
+def test_a_position_is_closed_up_to_less_than_a_step(
+    quantity: Decimal, tick: Decimal, least: Decimal, times: int
+) -> None:
+    """Every order is accepted (grid, base_min, base_max), and together they leave dust only, unless more than 20 would be needed."""
+    rules = instrument(base_min=least, base_tick=tick, base_max=2 * least + tick * times)
+    sizes_found = closing_sizes(quantity, rules)
+    assert all(least <= size <= rules.base_max and (size - least) % tick == 0 for size in sizes_found)
+    left = quantity - sum(sizes_found)
+    assert left >= 0
+    if len(sizes_found) < 20 and quantity >= least:
+        assert left < tick
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"),
+    [("18", ["10", "8"]), ("10.5", ["9.5", "1"]), ("5.1234", ["5.1"]), ("0.9", []), ("30", ["10", "10", "10"])],
+)
+def test_the_last_of_several_orders_is_not_below_the_minimum(quantity: str, expected: list[str]) -> None:
+    """10.5 with a maximum of 10 and a minimum of 1 is 9.5 and 1, not 10 and half a coin that stays open."""
+    rules = instrument(base_min=D(1), base_tick=D("0.1"), base_max=D(10))
+    assert closing_sizes(D(quantity), rules) == tuple(map(D, expected))
 
 
 def test_long_decimals_are_not_rounded_up_by_the_context() -> None:
