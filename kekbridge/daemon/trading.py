@@ -71,7 +71,7 @@ class TradingServices:
         self.records = AccountRecords(
             book=book, database=database, exchange=exchange, tracker=self.tracker, clock=clock
         )
-        self.account_events = AccountEvents(book=book, exchange=exchange, clock=clock)
+        self.account_events = AccountEvents(book=book, database=database, exchange=exchange, clock=clock)
         keys = KeyWatch(book=book, exchange=exchange, clock=clock)
         self.canceller = OrderCanceller(
             database=database,
@@ -214,6 +214,7 @@ class TradingServices:
         return (
             self.tracker.run(),
             self.key_usage.run(),
+            self._when_reconciled(self.account_events.note_leaving_markets),
             self._when_reconciled(self.stop_guard.run),
             self._when_reconciled(self.take_profits.run),
             self._when_reconciled(self.orphan_stops.run),

@@ -212,8 +212,8 @@ class MarketChanged(Struct, frozen=True):
     """A market's status changed; one that the exchange lists no more is `DELISTED`."""
 
     symbol: str
-    #: The exchange's words.
-    before: str
+    #: The exchange's words; None: not known, it changed while no daemon ran.
+    before: str | None
     after: str
 
 

@@ -21,7 +21,8 @@ from kekbridge.exchange.base import (
 )
 from kekbridge.execution.book import Book
 from kekbridge.model.notifications import as_text
-from kekbridge.store import codec, facts
+from kekbridge.store import codec, facts, journal
+from kekbridge.store.database import Database
 
 _LEAVING: Final = frozenset({"DELISTING", "DELISTED"})
 
@@ -29,10 +30,25 @@ _LEAVING: Final = frozenset({"DELISTING", "DELISTED"})
 class AccountEvents:
     """Writes a row for each event; one per daemon."""
 
-    def __init__(self, *, book: Book, exchange: Exchange, clock: Callable[[], datetime]) -> None:
+    def __init__(self, *, book: Book, database: Database, exchange: Exchange, clock: Callable[[], datetime]) -> None:
         self._book = book
+        self._database = database
+        self._exchange = exchange
         self._clock = clock
         exchange.listen_events(self._on_event)
+
+    async def note_leaving_markets(self) -> None:
+        """At a start: write down a market that is delisted while the account holds a position in it, unless the history says so."""
+        snapshot = self._exchange.snapshot
+        if snapshot is None:
+            return
+        held = {each.symbol for each in (*snapshot.positions.values(), *snapshot.other_positions) if each.quantity}
+        leaving = {symbol: one.status for symbol, one in snapshot.instruments.items() if one.status in _LEAVING}
+        for symbol in sorted(held & leaving.keys()):
+            _, data = _market_event(symbol, None, leaving[symbol])
+            known = await self._database.read(journal.latest, kinds=["market_delisted"], of_alerts=False)
+            if not any((one.data["symbol"], one.data["after"]) == (symbol, data["after"]) for one in known):
+                self._on_event(MarketChanged(symbol, None, leaving[symbol]))
 
     def _on_event(self, event: AccountEvent) -> None:
         described = describe(event)
@@ -51,8 +67,7 @@ def describe(event: AccountEvent) -> tuple[str, Mapping[str, object]] | None:
         case MarginModeChanged(symbol, before, after):
             return "margin_mode_changed", {"symbol": symbol, "before": before.lower(), "after": after.lower()}
         case MarketChanged(symbol, before, after):
-            kind = "market_delisted" if after in _LEAVING else "market_changed"
-            return kind, {"symbol": symbol, "before": before.lower(), "after": after.lower()}
+            return _market_event(symbol, before, after)
         case RulesChanged(symbol, rules):
             changes = [f"{name} from {as_text(before)} to {as_text(after)}" for name, (before, after) in rules.items()]
             return "market_rules_changed", {"symbol": symbol, "changes": ", ".join(changes)}
@@ -60,3 +75,8 @@ def describe(event: AccountEvent) -> tuple[str, Mapping[str, object]] | None:
             return "topic_refused", {"topic": topic, "reason": reason}
         case RecordsChanged():
             return None
+
+
+def _market_event(symbol: str, before: str | None, after: str) -> tuple[str, Mapping[str, object]]:
+    kind = "market_delisted" if after in _LEAVING else "market_changed"
+    return kind, {"symbol": symbol, "before": before and before.lower(), "after": after.lower()}

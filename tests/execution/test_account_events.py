@@ -173,6 +173,22 @@ async def test_a_market_that_is_delisted(bridge: Bridge, rules: dict[str, Any] |
         await bridge.until_stored(answer, "filled")
 
 
+async def test_a_market_that_was_delisted_while_no_daemon_ran(tmp_path: Path) -> None:
+    """The next start says so if the account holds a position in it, once; a market without a position is not named."""
+    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
+        async with aiohttp.ClientSession() as session:
+            body = {ETH: {"status": "DELISTING"}, BTC: {"status": "DELISTING"}}
+            assert (await session.post(f"{paper_url}/paper/markets", json=body)).status == 200
+        for _ in range(2):
+            async with quick_bridge(tmp_path, paper_url) as bridge:
+                assert (await bridge.heard("market_delisted"))["symbol"] == ETH
+                await bridge.daemon.trading.account_events.note_leaving_markets()
+                assert len(await bridge.events("market_delisted")) == 1
+    assert_rebuilt_equal(tmp_path / "data")
+
+
 async def test_a_coarser_step_is_told_and_followed(bridge: Bridge) -> None:
     """The next order has a size of the new step."""
     await bridge.control("markets", {ETH: {"base_tick": "0.1", "base_min": "0.1"}})
