@@ -18,7 +18,7 @@ from kekbridge.execution.book import Book
 from kekbridge.execution.complete_reads import CompleteReads
 from kekbridge.execution.tracker import OrderTracker
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Fill
+from kekbridge.model import AccountSnapshot, Fill, MarginMode
 from kekbridge.store import codec, equity, facts, fills
 from kekbridge.store.database import Database
 from kekbridge.store.facts import OwnedFill
@@ -52,7 +52,8 @@ class AccountRecords:
         self._tracker = tracker
         self._clock = clock
         self._reads = CompleteReads(database, exchange)
-        self._averages: dict[tuple[str, bool], Decimal] = {}  # by symbol and side (long): of the position seen last
+        # By symbol, margin mode and side (long): of the position seen last.
+        self._averages: dict[tuple[str, MarginMode, bool], Decimal] = {}
         exchange.listen_account(self._remember_averages)
 
     async def read_transfers(self) -> None:
@@ -122,7 +123,7 @@ class AccountRecords:
     async def _liquidations_since(self, since: datetime) -> bool:
         """Record liquidated parts; False while it is not known yet what one of them realized."""
         parts = await self._exchange.liquidations(since)
-        names = [takeovers.liquidation_fill(part, None).trade_id for part in parts]
+        names = [takeovers.liquidation_name(part) for part in parts]
         known = {owned.fill.trade_id: owned.fill for owned in await self._database.read(_find_all, names)}
         open_ = [
             part
@@ -136,27 +137,33 @@ class AccountRecords:
         snapshot = await self._exchange.refresh()
         is_complete = True
         for part in open_:
-            realized = await self._realized(part, lines, snapshot)
+            realized, margin_mode = await self._realized(part, lines, snapshot)
             is_complete = is_complete and realized is not None
-            await self._record(takeovers.LIQUIDATION, takeovers.liquidation_fill(part, realized))
+            await self._record(takeovers.LIQUIDATION, takeovers.liquidation_fill(part, realized, margin_mode))
         return is_complete
 
     async def _realized(
         self, part: LiquidatedPart, lines: Iterable[ClosedPosition], snapshot: AccountSnapshot
-    ) -> Decimal | None:
-        """What a liquidated part realized, before its fee: from its history once it is closed, else at its average price."""
+    ) -> tuple[Decimal | None, MarginMode]:
+        """What a liquidated part realized, before its fee, and of which position, which the exchange's list of liquidations does not say.
+
+        From its history once it is closed, else at its average price.
+        """
         line = takeovers.line_of(part, lines)
         if line is not None:
-            known = await self._explaining(line, takeovers.liquidation_fill(part, None).trade_id)
+            known = await self._explaining(line, takeovers.liquidation_name(part))
             realized = takeovers.realized_of_line(part, line, known)
             if realized is not None:
-                return realized
+                return realized, line.margin_mode
         is_long = part.quantity > 0
         for position in (*snapshot.positions.values(), *snapshot.other_positions):
             if position.symbol == part.symbol and position.quantity and (position.quantity > 0) is is_long:
-                return takeovers.realized_at_average(part, position.average_open_price)
-        average = self._averages.get((part.symbol, is_long))
-        return None if average is None else takeovers.realized_at_average(part, average)
+                return takeovers.realized_at_average(part, position.average_open_price), position.margin_mode
+        for margin_mode in MarginMode:
+            average = self._averages.get((part.symbol, margin_mode, is_long))
+            if average is not None:
+                return takeovers.realized_at_average(part, average), margin_mode
+        return None, MarginMode.CROSS
 
     async def _deleveraged_since(self, since: datetime) -> bool:
         """Record what auto-deleveraging took over. A history without it is one of ordinary closings."""
@@ -193,7 +200,8 @@ class AccountRecords:
     def _remember_averages(self, snapshot: AccountSnapshot) -> None:
         for position in (*snapshot.positions.values(), *snapshot.other_positions):
             if position.quantity and position.average_open_price:
-                self._averages[position.symbol, position.quantity > 0] = position.average_open_price
+                key = (position.symbol, position.margin_mode, position.quantity > 0)
+                self._averages[key] = position.average_open_price
         while len(self._averages) > _MOST_AVERAGES:
             del self._averages[next(iter(self._averages))]
 

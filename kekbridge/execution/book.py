@@ -637,7 +637,7 @@ class Book:
             "fee": payment.fee,
             "rate": payment.rate,
             "mark_price": payment.mark_price,
-            "webhook_id": self.entrant(payment.symbol),
+            "webhook_id": self.entrant(payment.symbol) if payment.margin_mode is MarginMode.CROSS else None,
         }
         entry = facts.plain_entry("funding", at=at, data=data)
         for scope, day, paid in funding_moves(entry.fact.data):

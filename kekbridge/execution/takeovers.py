@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.exchange.base import ClosedPosition, LiquidatedPart
-from kekbridge.model import ZERO, Fill, Side
+from kekbridge.model import ZERO, Fill, MarginMode, Side
 from kekbridge.store.codec import EXACT
 
 LIQUIDATION: Final = "liquidation"
@@ -27,9 +27,14 @@ def is_takeover(fill: Fill) -> bool:
     return fill.trade_id.startswith((f"{LIQUIDATION}-", f"{ADL}-"))
 
 
-def liquidation_fill(taken: LiquidatedPart, realized_pnl: Decimal | None) -> Fill:
+def liquidation_name(taken: LiquidatedPart) -> str:
+    """Trade id of the fill of a liquidated part."""
+    return f"{LIQUIDATION}-{taken.id}-{taken.symbol}"
+
+
+def liquidation_fill(taken: LiquidatedPart, realized_pnl: Decimal | None, margin_mode: MarginMode) -> Fill:
     """The fill of a liquidated part; `realized_pnl` in USDC, before its fee; None while it is not known."""
-    name = f"{LIQUIDATION}-{taken.id}-{taken.symbol}"
+    name = liquidation_name(taken)
     return Fill(
         trade_id=name,
         order_id=name,
@@ -42,6 +47,7 @@ def liquidation_fill(taken: LiquidatedPart, realized_pnl: Decimal | None) -> Fil
         realized_pnl=realized_pnl,
         is_maker=False,
         executed_at=taken.at,
+        margin_mode=margin_mode,
     )
 
 
@@ -51,12 +57,18 @@ def realized_at_average(taken: LiquidatedPart, average: Decimal) -> Decimal:
 
 
 def line_of(taken: LiquidatedPart, lines: Iterable[ClosedPosition]) -> ClosedPosition | None:
-    """The line of the position that a liquidated part belongs to; None if the exchange does not list it (yet)."""
-    for line in lines:
-        is_same = line.symbol == taken.symbol and line.is_long == (taken.quantity > 0)
-        if is_same and line.opened_at <= taken.at <= line.closed_at + SAME_TIME:
-            return line
-    return None
+    """The line of the position that a liquidated part belongs to; None if the exchange does not list it (yet).
+
+    Of a cross and an isolated position on the same side: the one that was closed by a liquidation, next to its time.
+    """
+    found = [
+        line
+        for line in lines
+        if line.symbol == taken.symbol
+        and line.is_long == (taken.quantity > 0)
+        and line.opened_at <= taken.at <= line.closed_at + SAME_TIME
+    ]
+    return min(found, key=lambda line: (line.kind != "liquidated", abs(line.closed_at - taken.at)), default=None)
 
 
 def realized_of_line(taken: LiquidatedPart, line: ClosedPosition, known: Iterable[Fill]) -> Decimal | None:
@@ -77,7 +89,7 @@ def rest_of(line: ClosedPosition, known: Iterable[Fill]) -> tuple[Decimal, Decim
     quantity, realized = line.quantity, line.realized_pnl
     closing = Side.SELL if line.is_long else Side.BUY
     for fill in known:
-        if fill.symbol != line.symbol or not line.opened_at <= fill.executed_at <= line.closed_at:
+        if not _is_part(fill, line):
             continue
         if fill.realized_pnl:
             realized = EXACT.subtract(realized, fill.realized_pnl)
@@ -100,8 +112,7 @@ def adl_fill(line: ClosedPosition, known: Iterable[Fill]) -> Fill | None:
     closing = Side.SELL if line.is_long else Side.BUY
     value = EXACT.multiply(line.average_close, line.quantity)
     for fill in before:
-        is_part = fill.symbol == line.symbol and line.opened_at <= fill.executed_at <= line.closed_at
-        if is_part and fill.side is closing:
+        if _is_part(fill, line) and fill.side is closing:
             value = EXACT.subtract(value, EXACT.multiply(fill.price, fill.quantity))
     name = adl_name(line)
     return Fill(
@@ -116,4 +127,11 @@ def adl_fill(line: ClosedPosition, known: Iterable[Fill]) -> Fill | None:
         realized_pnl=realized,
         is_maker=False,
         executed_at=line.closed_at,
+        margin_mode=line.margin_mode,
     )
+
+
+def _is_part(fill: Fill, line: ClosedPosition) -> bool:
+    """True for an execution of the position that a line is about."""
+    is_position = fill.symbol == line.symbol and fill.margin_mode is line.margin_mode
+    return is_position and line.opened_at <= fill.executed_at <= line.closed_at

@@ -89,6 +89,21 @@ async def test_a_liquidation_in_parts_is_counted_in_parts(bridge: Bridge) -> Non
     await no_differences(bridge)
 
 
+async def test_an_isolated_position_is_liquidated_beside_a_cross_one(bridge: Bridge) -> None:
+    """Opened by hand: its loss is the account's, not that of the webhook that trades the cross position, which stays as it is."""
+    _, answer = await bridge.send(quantity="0.1")
+    webhook_id = (await bridge.order(answer)).webhook_id
+    await bridge.set_isolated(BTC, "0.5")
+    await bridge.control("prices", {BTC: "64000"})
+    await bridge.control("liquidate", {"symbol": BTC, "margin_mode": "ISOLATED"})
+    await bridge.heard("liquidation")
+    (taken,) = (await bridge.journal("liquidation"))[0]["positions"]
+    assert (await day(bridge)).realized_pnl == D(taken["realized_pnl"]) != 0
+    assert (await day(bridge, webhook_id)).realized_pnl == 0
+    assert await bridge.position() == D("0.1")
+    await no_differences(bridge)
+
+
 async def test_a_liquidation_while_the_daemon_was_down_is_counted(tmp_path: Path) -> None:
     """The next start finds it in the lists, with what it realized."""
     async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:

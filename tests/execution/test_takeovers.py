@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kekbridge.exchange.base import ClosedPosition, LiquidatedPart
 from kekbridge.execution import takeovers
@@ -83,7 +84,7 @@ def test_a_liquidated_part_realizes_the_same_by_average_and_by_history(
     closed = line("liquidated", quantity, price, expected, is_long=is_long)
     assert takeovers.line_of(part, [closed]) is closed
     assert takeovers.realized_of_line(part, closed, []) == expected
-    fill = takeovers.liquidation_fill(part, expected)
+    fill = takeovers.liquidation_fill(part, expected, MarginMode.CROSS)
     assert (fill.side.sign, fill.quantity, fill.fee) == (-sign, quantity, D(1))
 
 
@@ -100,3 +101,15 @@ def test_another_position_is_no_line_of_a_liquidation() -> None:
     early = line("normal", D("0.5"), D(64000), D(-500))
     short = line("liquidated", D("0.5"), D(64000), D(-500), is_long=False)
     assert takeovers.line_of(part, [early, short]) is None
+
+
+def test_the_isolated_position_beside_a_cross_one() -> None:
+    """Both long in one market: the line that a liquidation closed is its own, and trades of the other position explain nothing of it."""
+    part = LiquidatedPart("3", BTC, D("0.5"), D(64000), D(1), OPENED + 60 * SECOND)
+    cross = line("normal", D("0.5"), D(64000), D(-500))
+    isolated = replace(line("liquidated", D("0.5"), D(64000), D(-700)), margin_mode=MarginMode.ISOLATED)
+    for lines in ([cross, isolated], [isolated, cross]):
+        assert takeovers.line_of(part, lines) is isolated
+    trade = closing(D(64000), D("0.5"), D(65000), 30)
+    assert takeovers.realized_of_line(part, isolated, [trade]) == -700
+    assert takeovers.realized_of_line(part, cross, [trade]) is None
