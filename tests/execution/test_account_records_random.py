@@ -58,11 +58,16 @@ async def step(bridge: Bridge, choice: random.Random, prices: dict[str, Decimal]
 async def change_account(bridge: Bridge, choice: random.Random, symbol: str) -> None:
     """What the exchange, or the trader elsewhere, does to the account."""
     held = (await bridge.positions()).get(symbol, D(0))
-    what = choice.choice(("funding", "transfer", "liquidation", "adl"))
+    isolated = symbol in await bridge.isolated_positions()
+    what = choice.choice(("funding", "transfer", "isolated", "liquidation", "adl"))
     if what == "funding":
         await bridge.control("funding", {symbol: "0.0007"})
     elif what == "transfer":
         await bridge.control("transfer", {"amount": choice.choice(("250", "-100"))})
+    elif what == "isolated" and not isolated:
+        await bridge.control("isolated-positions", {symbol: {"quantity": SIZES[symbol], "leverage": 5}})
+    elif isolated and what == "liquidation":
+        await bridge.control("liquidate", {"symbol": symbol, "margin_mode": "ISOLATED"})
     elif held and what == "liquidation":
         await bridge.control("liquidate", {"symbol": symbol, "tenths": choice.choice((5, 10))})
     elif held:
