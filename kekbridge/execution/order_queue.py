@@ -182,6 +182,21 @@ def has_succeeded(leg: Order) -> bool:
     return leg.status is OrderStatus.CANCELED and not leg.intent.may_rest
 
 
+def left_open(book: Book, order: Order) -> Decimal:
+    """What the legs before an order were to close in its market and did not, in base units: the exchange canceled the rest."""
+    if order.intent.after_leg is None:
+        return ZERO
+    earlier = (leg for number, leg in book.legs.get(order.alert_id, {}).items() if number < order.leg)
+    return sum(
+        (
+            leg.intent.quantity - leg.executed_quantity
+            for leg in earlier
+            if leg.is_exit and leg.status is OrderStatus.CANCELED and leg.intent.symbol == order.intent.symbol
+        ),
+        ZERO,
+    )
+
+
 def is_resting(order: Order) -> bool:
     """True while an order rests at the exchange, perhaps for days."""
     return order.status in _AT_THE_EXCHANGE and order.intent.may_rest

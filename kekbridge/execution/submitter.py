@@ -379,7 +379,14 @@ class OrderSubmitter:
         usage = self._book.usage(order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order)
         snapshot = known_snapshot(self._exchange)
         return decide.recheck(
-            usage, webhook, order=order, snapshot=snapshot, policy=self._policy, now=now, sums=self._book.exposure
+            usage,
+            webhook,
+            order=order,
+            snapshot=snapshot,
+            policy=self._policy,
+            now=now,
+            sums=self._book.exposure,
+            left_open=order_queue.left_open(self._book, order),
         )
 
     def finish_unsent(self, order: Order, decided: Recheck, *, now: datetime) -> None:

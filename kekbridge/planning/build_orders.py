@@ -97,13 +97,13 @@ def build_orders(
     return PlannedOrders((*exits, entry, trailing), notes=notes)
 
 
-def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None:
+def resize(intent: OrderIntent, snapshot: AccountSnapshot, *, left_open: Decimal = ZERO) -> OrderIntent | None:
     """Size an order by the real position right before it is sent; None if nothing is left to do.
 
     Exits follow the position (`close_fraction`), never exceed it or what was open or expected when they were admitted, and never change
     sides, unless the target is flat: then the open position is closed on either side. An entry with a `target_quantity` trades what is
-    missing to it; it grows only if it had to wait for an earlier leg, by what that leg left open. Size and prices are on the grid as it
-    is now.
+    missing to it; it grows only by `left_open`, what the earlier legs of its alert were to close and did not: what others traded in the
+    meantime is not its own. Size and prices are on the grid as it is now.
     """
     position = snapshot.position_quantity(intent.symbol, intent.margin_mode)
     instrument = snapshot.instruments.get(intent.symbol)
@@ -111,7 +111,7 @@ def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None
         return intent
     intent = _on_grid(intent, instrument)
     if intent.purpose is Purpose.ENTRY:
-        return _resized_entry(intent, position, instrument)
+        return _resized_entry(intent, position, instrument, left_open)
     if not intent.reduce_only:
         return intent
     if intent.target_quantity == 0 and position != 0:
@@ -308,15 +308,15 @@ def _rounded(price: Decimal | None, instrument: Instrument, *, up: bool) -> Deci
     return ceil_price(price, instrument) if up else floor_price(price, instrument)
 
 
-def _resized_entry(intent: OrderIntent, position: Decimal, instrument: Instrument) -> OrderIntent | None:
+def _resized_entry(
+    intent: OrderIntent, position: Decimal, instrument: Instrument, left_open: Decimal
+) -> OrderIntent | None:
     if intent.target_quantity is None:
         return intent
     missing = ROUND_DOWN_CONTEXT.subtract(intent.target_quantity, position)
     if missing * intent.side.sign <= 0:
         return None
-    wanted = abs(missing)
-    if intent.after_leg is None:
-        wanted = min(wanted, intent.quantity)
+    wanted = min(abs(missing), ROUND_DOWN_CONTEXT.add(intent.quantity, left_open))
     quantity = floor_quantity(min(wanted, instrument.base_max), instrument)
     if quantity < smallest_quantity(instrument, intent.reference_price):
         return None

@@ -17,6 +17,7 @@ from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.errors import RequestRefused
 from kekbridge.model import (
+    ZERO,
     AccountSnapshot,
     LimitBreach,
     Order,
@@ -197,11 +198,12 @@ def recheck(
     policy: AccountPolicy,
     now: datetime,
     sums: AccountExposure | None = None,
+    left_open: Decimal = ZERO,
 ) -> Recheck:
     """Apply the admission's rules to a queued order with current data, inside the transaction that claims it.
 
     `usage` must not include the order itself. `webhook`: None if it was deleted meanwhile; the account's own limits still hold.
-    `sums`: as in `decide`.
+    `sums`: as in `decide`; `left_open`: as in `resize`.
     """
     if order.code == "earlier_leg_failed":
         text = "an earlier step of this alert did not succeed"
@@ -210,7 +212,7 @@ def recheck(
         waited = (now - order.created_at).total_seconds()
         text = f"the order waited {waited:.0f} s and is too old to be sent"
         return Recheck(status=OrderStatus.EXPIRED, code="alert_expired", error=text)
-    intent = resize(order.intent, snapshot)
+    intent = resize(order.intent, snapshot, left_open=left_open)
     if intent is None:
         text = f"{order.intent.symbol} has no position left to close"
         return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
-from kekbridge.execution.order_queue import QueueHead
+from kekbridge.execution.order_queue import QueueHead, left_open
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Side
 from tests.store.factories import EXPIRES, NOW, admitting, exit_intent, intent, new_alert
 from tests.stored import accept, add_protective, bring, claim, report, store_alert
@@ -184,6 +184,16 @@ def test_later_leg_follows_when_the_earlier_one_is_done(book: Book, ending: Orde
     assert names(book) == []
     report(book, close, ending, close.intent.quantity)
     assert names(book) == ids(entry)
+
+
+@pytest.mark.parametrize(("ending", "executed", "left"), [(S.FILLED, "1", "0"), (S.CANCELED, "0.4", "0.6")])
+def test_what_an_earlier_leg_left_open(book: Book, ending: OrderStatus, executed: str, left: str) -> None:
+    """A close of 1 that filled 0.4 left 0.6, which the entry behind it may add; one that filled left nothing."""
+    close, entry = put(book, exit_intent(quantity=Decimal(1)), intent(after_leg=0))
+    assert left_open(book, entry) == 0
+    report(book, accept(book, claim(book, close)), ending, Decimal(executed))
+    assert left_open(book, entry) == Decimal(left)
+    assert left_open(book, close) == 0
 
 
 def test_close_with_nothing_to_close_lets_the_next_leg_follow(book: Book) -> None:

@@ -83,8 +83,17 @@ def test_an_exit_never_reverses_a_position(held: Decimal, quantity: Decimal, sha
 def test_the_second_leg_of_a_reversal_trades_what_is_missing(held: str | None, expected: str | None) -> None:
     """Also after a partially filled close: the end is the target, never doubled (a remainder below 10 USDC is left)."""
     entry = entry_order("0.5", after_leg=0, target_quantity=D("-0.5"))
-    resized = resize(entry, snapshot({BTC: held} if held else None))
+    left_open = max(D(held or 0), D(0))
+    resized = resize(entry, snapshot({BTC: held} if held else None), left_open=left_open)
     assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
+
+
+def test_the_second_leg_does_not_trade_what_others_bought() -> None:
+    """A close that filled left nothing open: what somebody else bought since does not enlarge the entry behind it."""
+    entry = entry_order("0.5", after_leg=0, target_quantity=D("-0.5"))
+    resized = resize(entry, snapshot({BTC: "0.6"}))
+    assert resized is not None
+    assert resized.quantity == D("0.5")
 
 
 def test_an_entry_without_an_earlier_leg_never_grows() -> None:

@@ -37,6 +37,26 @@ async def test_a_reversal_closes_first_and_opens_the_rest(bridge: Bridge) -> Non
     assert await bridge.position() == Decimal("-0.1")
 
 
+async def test_a_reversal_that_rested_sells_no_more_than_it_said(bridge: Bridge) -> None:
+    """Long 0.2, a limit sell of 0.3 rests, somebody else buys 0.2: it sells 0.3, and what the other bought stays."""
+    bridge.add_webhook("other")
+    await bridge.set_positions(BTC="0.2")
+    limit = {"orderType": "limit", "limitPrice": "50100"}
+    status, answer = await bridge.send(action="sell", quantity="0.3", **limit)
+    assert status in (200, 202), answer
+    assert (await bridge.send("other", action="buy", quantity="0.2"))[0] == 200
+    await bridge.until_positions({BTC: Decimal("0.4")})
+    await bridge.control("prices", {BTC: "50200"})
+    await bridge.until_settled()
+
+    async def is_done() -> bool:
+        return len(await bridge.journal("fill", side="SELL")) == 2
+
+    await until(is_done)
+    assert sum(Decimal(fill["quantity"]) for fill in await bridge.journal("fill", side="SELL")) == Decimal("0.3")
+    assert await bridge.position() == Decimal("0.1")
+
+
 @pytest.mark.parametrize("resync", [False, True])
 @pytest.mark.parametrize("gap_s", [0.0, 0.1])
 async def test_swapped_alerts_of_one_bar_end_at_the_strategys_position(
