@@ -222,13 +222,18 @@ def executions_agree(books: Books) -> list[str]:
     """Per order both agree on the executed quantity; one that was accepted is not called denied, rejected, unknown or expired."""
     executed = books.executed()
     accepted = {event["client_order_id"] for event in _accepted(books.journal)}
+    # A stop may be accepted, and what it sends when it is triggered refused.
+    refused = {
+        event["client_order_id"] for event in books.journal if event["event"] == "order_refused" and event["order_id"]
+    }
     found: list[str] = []
     for order in books.orders:
         name, shown = order["clientOrderId"], Decimal(order["executedQuantity"])
         actual = executed.get(name, Decimal(0))
         if shown != actual:
             found.append(f"view: {name} ({order['status']}) shows {shown} executed, the exchange has {actual}")
-        if name in accepted and order["status"] in ("unknown", "expired", "denied", "rejected"):
+        wrong = ("unknown", "expired", "denied", *(() if name in refused else ("rejected",)))
+        if name in accepted and order["status"] in wrong:
             found.append(f"view: {name} shows {order['status']} and was accepted at the exchange")
     return found
 

@@ -124,6 +124,8 @@ class MixedBridge(ForkedBridge):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.proxy = FaultProxy(self.paper_port)
+        #: Options of the exchange where Orderly's answer is not known.
+        self.options: dict[str, bool] = {}
         self.keys: dict[str, str] = {}
 
     def start(self) -> None:
@@ -148,6 +150,12 @@ class MixedBridge(ForkedBridge):
         """Start the exchange again on its state."""
         self.paper = self._new_paper()
         self.paper.start()
+        self.choose(**self.options)
+
+    def choose(self, **options: bool) -> None:
+        """Set options of the exchange, also for its next starts."""
+        self.options = options
+        call(f"{self.paper_url}/paper/options", options)
 
 
 # ------------------------------------------------------------------------------------------------------------------ alerts
@@ -550,6 +558,8 @@ async def mixed(seed: int, alerts: int, *, kills: int | None = None) -> Outcome:
             await run.until(bridge.is_ready)
             trader, nemesis = Trader(run, bridge.keys), Nemesis(run, bridge)
             trader.read_marks()
+            chosen = {name: run.rng.random() < 0.5 for name in ("reduce_only_needs_position", "bracket_exits_count")}
+            await asyncio.to_thread(lambda: bridge.choose(**chosen))
             async with measuring_stalls() as stalled_s:
                 await _trade(trader, nemesis, alerts, wanted_kills)
                 outcome = await _end(trader, nemesis, seed, stalled_s)
