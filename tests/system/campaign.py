@@ -38,7 +38,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
     "M5": (deliveries.closes, 20, 10_000),
     "M7": (deliveries.stale, 30, 1000),
     "M8": (deliveries.swapped, 6, 5000),
-    "X1": (mixed.mixed, 50, 5000),
+    "X1": (mixed.mixed, 40, 5000),
 }
 COLUMNS = (
     "campaign",

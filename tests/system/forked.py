@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.system.harness import BridgeProcess, Process, clean_environment, running
 from tests.waiting import DEADLINE_S
@@ -162,16 +162,12 @@ class ForkedProcess(Process):
         self._fork.start()
         write_end.close()
         with os.fdopen(os.dup(read_end.fileno()), encoding="utf-8") as printed:
-            line = self._read(printed)
+            line = printed.readline()
         read_end.close()
         if line:
             self.started = self._decode(line)
         # Without a line it died before it was ready, as some failpoints intend.
         return self.started
-
-    def _read(self, pipe: IO[str]) -> str:
-        """Return the line that it prints when it is ready; empty if it ended before."""
-        return pipe.readline()
 
     @property
     def pid(self) -> int:
@@ -197,22 +193,6 @@ class ForkedProcess(Process):
         self._fork.join(deadline_s)
         self.kill()
         return int(self._fork.exitcode)
-
-
-class ForkedCommand(ForkedProcess):
-    """A command that ends by itself."""
-
-    def output(self) -> str:
-        """Run it and return what it printed; AssertionError unless it ended with 0."""
-        self.start()
-        code = self.wait()
-        if code != 0:
-            raise AssertionError(f"kekbridge {' '.join(self._arguments)} ended with {code}")
-        return self.printed
-
-    def _read(self, pipe: IO[str]) -> str:
-        self.printed = pipe.read()
-        return ""
 
 
 class ForkedBridge(BridgeProcess):

@@ -25,7 +25,7 @@ from tests.bridge import position_fields
 from tests.equality import assert_rebuilt_equal
 from tests.system.campaigns.run import SETTINGS, Outcome, Run
 from tests.system.fault_proxy import FaultProxy, ProxyFault
-from tests.system.forked import ForkedBridge, ForkedCommand
+from tests.system.forked import ForkedBridge, run_cli
 from tests.system.harness import call
 from tests.system.mixed_oracles import Books, Cap, Outage, all_is_flat, judge, longest_exit_delay_s
 from tests.system.oracles import Findings
@@ -668,11 +668,8 @@ def _read_books(run: Run, nemesis: Nemesis) -> Books:
         ("stats", "--since", "all", "--json"),
         ("risk", "show", "--json"),
     )
-    environment, log = run.bridge.daemon_environment(), run.bridge.directory / "commands.log"
     with ThreadPoolExecutor(2) as pool:
-        texts = list(
-            pool.map(lambda one: ForkedCommand(list(one), environment=environment, log=log).output(), commands)
-        )
+        texts = list(pool.map(lambda command: run_cli(*command, data_dir=run.bridge.data_dir), commands))
     logs = [json.loads(line) for line in texts[0].splitlines()]
     orders, positions, fills, stats, risk = (json.loads(text) for text in texts[1:])
     return Books(
