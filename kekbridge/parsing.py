@@ -50,6 +50,14 @@ def seconds(option: str, text: str) -> int:
     return int(match[1]) * _SECONDS[match[2] or "s"]
 
 
+def seconds_text(value: int) -> str:
+    """Seconds as `seconds` parses them, in the largest unit that leaves a whole number: `90s`, `5m`, `2h`, `7d`."""
+    for unit in ("d", "h", "m"):
+        if value and value % _SECONDS[unit] == 0:
+            return f"{value // _SECONDS[unit]}{unit}"
+    return f"{value}s"
+
+
 def instant(option: str, text: str, now: datetime) -> datetime:
     """Parse a time: a duration ago (`2h`), a date (`2026-11-22`) or an ISO time (`2026-11-22T16:00Z`); UTC unless it has a zone."""
     match = _DURATION.fullmatch(text)

@@ -57,6 +57,13 @@ def test_durations(text: str, seconds: int) -> None:
     assert parsing.seconds("--x", text) == seconds
 
 
+def test_durations_are_written_as_typed() -> None:
+    """The largest unit that leaves a whole number; what is written is parsed back."""
+    for text in ("45s", "90s", "5m", "25h", "7d", "1h"):
+        assert parsing.seconds_text(parsing.seconds("x", text)) == text
+    assert parsing.seconds_text(0) == "0s"
+
+
 @pytest.mark.parametrize("text", ["", "0", "-5", "5y", "5M", "m", "1h30m"])
 def test_invalid_durations_are_refused(text: str) -> None:
     """Unknown units are refused, not read as seconds."""

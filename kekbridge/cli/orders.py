@@ -13,6 +13,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
@@ -87,7 +88,7 @@ def list_positions(
 ) -> None:
     """List open positions as the bridge last saw them.
 
-    SEEN is the age of that snapshot; the daemon refreshes it every `exchange.refresh_s` seconds and after every fill.
+    SEEN is how long ago the bridge last asked the exchange for them, whether or not they had changed.
     """
     from kekbridge.cli import render
     from kekbridge.ops.trading_operations import position_data
@@ -97,8 +98,9 @@ def list_positions(
     context = resolve_context(ctx, data_dir, config)
     with open_database(context) as database, database.snapshot() as connection:
         held = [position for position in stored.list_all(connection) if position.quantity != 0]
+        seen_at = stored.seen_at(connection)
     if as_json:
-        render.as_json([position_data(position) for position in held])
+        render.as_json([position_data(each) | {"seenAt": formatting.to_jsonable(seen_at)} for each in held])
         return
     if not held:
         render.note("No open positions.")
@@ -113,7 +115,7 @@ def list_positions(
             render.Column("LIQUIDATION", justify="right"),
             render.Column("SEEN", justify="right"),
         ]
-        render.table(columns, [_position_row(position) for position in held])
+        render.table(columns, [_position_row(position, seen_at) for position in held])
     if DaemonLock.holder(context.data_dir) is None:
         render.note("The bridge is not running; these are the positions that it last saw.")
 
@@ -146,7 +148,7 @@ def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     return render.Line(cells, ", ".join(filter(None, details)))
 
 
-def _position_row(position: Position) -> tuple[object, ...]:
+def _position_row(position: Position, seen_at: datetime | None) -> tuple[object, ...]:
     pnl = position.unrealized_pnl
     return (
         formatting.market(position.symbol),
@@ -156,5 +158,5 @@ def _position_row(position: Position) -> tuple[object, ...]:
         position.mark_price,
         None if pnl is None else f"{pnl:+.2f}",
         position.liquidation_price,
-        None if position.updated_at is None else formatting.age(position.updated_at, now()),
+        None if seen_at is None else formatting.age(seen_at, now()),
     )

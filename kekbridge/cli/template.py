@@ -6,7 +6,9 @@ The message is built in alerts/template.py; this command reads the credentials a
 from __future__ import annotations
 
 import base64
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -85,6 +87,16 @@ def template(
     profile: Annotated[
         str | None, _option("NAME", "Message format of another service. Default: the webhook's profile.")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the message to FILE, readable by you only.",
+            show_default=False,
+        ),
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Also copy it to the terminal's clipboard (OSC 52).")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -122,23 +134,40 @@ def template(
             }
         )
         return
-    _print(built, url)
+    _print(built, url, output)
     if copy:
         _copy_to_clipboard(built.message)
     if chosen != usual:
         render.note(f"Set the webhook to this profile:  kekbridge webhook edit {webhook['name']} --profile {chosen}")
 
 
-def _print(built: Template, url: str) -> None:
+def _print(built: Template, url: str, output: Path | None) -> None:
     from kekbridge.cli import render
 
-    render.line(built.message)
+    if output is None:
+        render.line(built.message)
+    else:
+        _write(built.message, output)
+        render.note(f"Message: {output}")
     render.note(f"Webhook URL: {url}")
     for part, text in built.explanation:
         render.note(f"  {part}: {text}")
     if built.warning:
         render.note(f"warning: {built.warning}")
     render.note(built.risk)
+
+
+def _write(message: str, file: Path) -> None:
+    """Write the message, which holds a key, to a file of mode 0600. Raises ConfigError."""
+    from kekbridge.errors import ConfigError
+
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as opened:
+            os.fchmod(descriptor, 0o600)  # an existing file keeps its mode otherwise
+            opened.write(message + "\n")
+    except OSError as error:
+        raise ConfigError(f"--output: {file} cannot be written: {error.strerror}; name another file") from None
 
 
 def _copy_to_clipboard(text: str) -> None:

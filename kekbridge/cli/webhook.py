@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from kekbridge import formatting
+from kekbridge import formatting, parsing
 from kekbridge.cli import filters, send
 from kekbridge.cli.context import CliContext, now, open_database, resolve_context, webhook_url
 from kekbridge.cli.control import run_operation
@@ -491,4 +491,8 @@ def _setting_text(row: Row, value: Any) -> Any:
     """Return a setting as its option takes it."""
     from decimal import Decimal
 
-    return f"{formatting.amount(Decimal(value) * 100)}%" if value is not None and row.is_share else value
+    if value is None:
+        return None
+    if row.is_duration:
+        return parsing.seconds_text(value)
+    return f"{formatting.amount(Decimal(value) * 100)}%" if row.is_share else value

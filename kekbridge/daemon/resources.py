@@ -27,6 +27,7 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
+from kekbridge.ops import exchange_keys
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.account_identity import AccountIdentity, remember, remembered, require_same
 from kekbridge.store.database import Database
@@ -202,7 +203,7 @@ def exchange_client(
     secret = vault.get(orderly_secret(exchange.account_id))
     if secret is None:
         raise ConfigError(
-            f"no Orderly key for account {exchange.account_id} in the vault; add it with `kekbridge keys add`"
+            f"no Orderly key for account {exchange.account_id} in the vault; {exchange_keys.missing_key_fix(vault)}"
         )
     return OrderlyExchange(
         settings.mode.value,

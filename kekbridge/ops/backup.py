@@ -91,7 +91,7 @@ def make(data_dir: Path, file: Path, *, now: datetime, key: BackupKey) -> Backup
 
     `key`: from the data directory's master key.
 
-    Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
+    Its directory must exist. Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
     """
     Database.open(data_dir, create=False).close_now()
     try:
@@ -106,7 +106,8 @@ def record(connection: sqlite3.Connection, made_at: datetime) -> None:
 
 
 def _write(data_dir: Path, file: Path, now: datetime, key: BackupKey) -> Backup:
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not file.parent.is_dir():  # a typing error, or a disk that is not mounted
+        raise ConfigError(f"the directory {file.parent} does not exist; create it, or name another file")
     copy = file.with_name(f".{file.name}.{secrets.token_hex(6)}.db")
     packed = copy.with_suffix(".zip")
     try:
@@ -421,6 +422,10 @@ class NightlyBackup:
         await self._database.write(record, now)
 
     def _make(self, now: datetime) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"the backup directory {self._directory} cannot be written: {error.strerror}") from None
         backup = make(self._data_dir, self._directory / f"{_PREFIX}{now:%Y%m%dT%H%M%S}Z.zip", now=now, key=self._key)
         log.info("backup_made", file=str(backup.file), bytes=backup.bytes, alerts=backup.alerts)
         try:

@@ -15,7 +15,7 @@ from nacl.signing import SigningKey
 
 from kekbridge.model import Mode
 from kekbridge.store import codec, journal, settings
-from kekbridge.vault import MASTER_KEY, orderly_secret
+from kekbridge.vault import MASTER_KEY, OpenVault, orderly_secret
 
 #: Name in the vault of a key that is generated but not registered yet.
 PENDING: Final = "orderly-pending"
@@ -34,6 +34,13 @@ class KnownKey:
     mode: Mode
     #: When its secret was stored in the vault.
     added_at: datetime
+
+
+def missing_key_fix(vault: OpenVault) -> str:
+    """What to do when a vault has no exchange key: register the one that was generated, if there is one, else add one. May block."""
+    if vault.get(PENDING) is not None:
+        return "register the one that was generated with `kekbridge keys register`"
+    return "add one with `kekbridge keys add`"
 
 
 def new_secret() -> str:

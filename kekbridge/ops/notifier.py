@@ -35,6 +35,8 @@ _MAX_RETRY_S: Final = 300.0
 _STOP_TIMEOUT_S: Final = 3.0
 _MAX_LINES: Final = 20
 _EVENTS_PER_POLL: Final = 200
+# Figures of an order that change in its life.
+_FIGURES: Final = ("executed_quantity", "average_price", "code", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +209,19 @@ def _is_told_as_fired(connection: sqlite3.Connection, event: Event) -> bool:
 
 
 def order_facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:
-    """Fields of the order that an event is about, for its message; empty without one."""
+    """Fields of the order that an event is about, as they were then, for its message; empty without one."""
     if event.client_order_id is None:
         return {}
     try:
         order = order_rows.get(connection, event.client_order_id)
     except KekbridgeError:
         return {}
-    intent = order.intent
-    names = ("executed_quantity", "average_price", "code", "error")
-    shown = {name: getattr(order, name) for name in names}
-    of_intent = {"symbol": intent.symbol, "side": intent.side.value.lower(), "quantity": intent.quantity}
-    return {"client_order_id": order.client_order_id} | of_intent | shown
+    facts = {
+        "client_order_id": order.client_order_id,
+        "symbol": order.intent.symbol,
+        "side": order.intent.side.value.lower(),
+    }
+    figures = journal.order_figures(connection, event)
+    if figures is None:  # from before the journal: only what became of the order is known
+        return facts | {"quantity": order.intent.quantity} | {name: getattr(order, name) for name in _FIGURES}
+    return facts | {name: figures.get(name) for name in ("quantity", *_FIGURES)}

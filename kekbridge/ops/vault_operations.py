@@ -367,10 +367,8 @@ async def _store_secret(context: OperatorContext, mode: Mode, name: str, secret:
 async def _secret_of(context: OperatorContext, account_id: str) -> str:
     secret = await asyncio.to_thread(context.vault.get, orderly_secret(account_id))
     if secret is None:
-        raise NotFound(
-            "key_missing",
-            f"no Orderly key for {account_id} in the {context.vault.title}; add one with `kekbridge keys add`",
-        )
+        fix = await asyncio.to_thread(exchange_keys.missing_key_fix, context.vault)
+        raise NotFound("key_missing", f"no Orderly key for {account_id} in the {context.vault.title}; {fix}")
     return secret.decode()
 
 

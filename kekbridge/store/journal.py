@@ -178,6 +178,23 @@ def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Event, ...]
     return _select(connection, "WHERE alert_id = ? ORDER BY sequence", (alert_id,))
 
 
+def order_figures(connection: sqlite3.Connection, event: Event) -> dict[str, Any] | None:
+    """Figures of the order of an event as they were right after it; None if the journal does not have its beginning."""
+    figures: dict[str, Any] | None = None
+    rows = connection.execute(
+        "SELECT kind, client_order_id, data FROM journal WHERE alert_id = ? AND sequence <= ? ORDER BY sequence",
+        (event.alert_id, event.sequence),
+    )
+    for kind, client_order_id, text in rows:
+        data = from_json(text)
+        if figures is None:
+            orders = [*data.get("orders", ()), *([data["order"]] if "order" in data else [])]
+            figures = next((each for each in orders if each.get("client_order_id") == event.client_order_id), None)
+        elif client_order_id == event.client_order_id and kind.startswith("order_"):
+            figures = figures | data
+    return figures
+
+
 def list_events(
     connection: sqlite3.Connection, *, after: int = 0, kinds: Iterable[str] = (), limit: int = 1000
 ) -> tuple[Event, ...]:

@@ -9,9 +9,11 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, MarginMode, Position
-from kekbridge.store import codec
+from kekbridge.store import codec, settings
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
+# Store setting: when the exchange last reported the positions, changed or not.
+_SEEN_AT: Final = "positions_seen_at"
 _Row = tuple[str | None, ...]  # the values of _COLUMNS
 _COLUMNS: Final = (
     "symbol, margin_mode, quantity, average_open_price, mark_price, cost_position, unsettled_pnl, leverage, liquidation_price,"
@@ -34,6 +36,13 @@ def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, no
     for key in stored.keys() - rows.keys():
         connection.execute(_DELETE, key)
     connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
+    settings.set_value(connection, _SEEN_AT, codec.time_text(snapshot.taken_at), now=now)
+
+
+def seen_at(connection: sqlite3.Connection) -> datetime | None:
+    """When the exchange was last asked for these positions; None before the first time."""
+    stored = settings.get_value(connection, _SEEN_AT)
+    return None if stored is None else codec.parse_time(str(stored))
 
 
 def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:

@@ -48,6 +48,11 @@ class Row:
         return self.parser is parsing.ratio
 
     @property
+    def is_duration(self) -> bool:
+        """True for seconds that are shown and typed with a unit."""
+        return self.parser is parsing.seconds
+
+    @property
     def parameter(self) -> str:
         """The option as a Python parameter: `--max-notional` -> `max_notional`."""
         return self.option.removeprefix("--").replace("-", "_")
@@ -174,8 +179,8 @@ def text_of(row: Row, settings: WebhookSettings) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if row.is_share:
         return f"{amount(value * 100)}%"
-    if row.parser is parsing.seconds:
-        return f"{value}s"
+    if row.is_duration:
+        return parsing.seconds_text(value)
     if isinstance(value, Mapping):
         return "\n".join(f"{name}={text}" for name, text in value.items())
     if isinstance(value, tuple):

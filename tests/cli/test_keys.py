@@ -134,6 +134,16 @@ def test_generate_and_register_with_a_wallet_key(run_live: Any, set_stdin: SetSt
     assert here == {PAPER_ORDERLY_KEY: False, generated: True}
 
 
+def test_after_generate_the_advice_is_to_register(run_live: Any) -> None:
+    """Until then a missing key is one to add; a generated one must not be made again."""
+    assert "`kekbridge keys add`" in run_live("keys", "check").err
+    assert "kekbridge keys register --mode" in run_live("keys", "generate").err
+    for command in ("check", "list"):
+        missing = run_live("keys", command)
+        assert missing.code == 3
+        assert "register the one that was generated with `kekbridge keys register`" in missing.err
+
+
 def test_the_wallets_key_is_never_stored(run_live: Any, set_stdin: SetStdin, data_dir: Path) -> None:
     """It is neither on the screen nor in any file."""
     run_live("keys", "generate")

@@ -140,6 +140,14 @@ def test_every_option_is_stored_exactly(run: Any, data_dir: Path) -> None:
         expect_alert_every_s=90_000,
         alert_expires_at=datetime(2099, 1, 31, tzinfo=UTC),
     )
+    shown = [line.split() for line in run("webhook", "show", "all").out.splitlines()]
+    for typed in (
+        ["cooldown", "5m"],
+        ["max-timestamp-age", "30s"],
+        ["expect-alert-every", "25h"],
+        ["max-drawdown", "20%"],
+    ):
+        assert typed in shown
     limits = result.data["settings"]["limits"]
     assert limits["maxNotional"] == "50000.25"
     assert limits["allowedSymbols"][0] == "PERP_BTC_USDC"
@@ -442,6 +450,20 @@ def test_a_second_rotation_does_not_extend_the_first_grace_period(run: Any) -> N
     shown = run("webhook", "show", "main", "--json").data["keys"]
     assert shown[0]["expiresAt"] == first["expiresAt"]
     assert [key["state"] for key in shown] == ["ending", "ending", "valid"]
+
+
+def test_a_message_in_a_file_is_for_its_owner_only(run: Any, tmp_path: Path) -> None:
+    """It holds a key: mode 0600, also if the file was there with another mode; stdout stays empty."""
+    run("webhook", "create", "main")
+    file = tmp_path / "alert.json"
+    file.write_text("old and longer than the message " * 100)
+    file.chmod(0o644)
+    done = run("template", "main", "--kind", "ping", "--output", str(file))
+    assert (done.code, done.out) == (0, "")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert json.loads(file.read_text())["action"] == "ping"
+    refused = run("template", "main", "--output", str(tmp_path / "none" / "alert.json"))
+    assert (refused.code, "cannot be written" in refused.err) == (2, True)
 
 
 def test_templates_use_the_newest_pair(run: Any) -> None:

@@ -166,6 +166,13 @@ def _rewritten(file: Path, *, key: BackupKey | None, members: dict[str, bytes], 
         backup_file.write_mac(file, key)
 
 
+def test_a_missing_directory_is_not_created(data_dir: Path, tmp_path: Path) -> None:
+    """A typing error, or a disk that is not mounted, is an error: a backup beside the data would look like one elsewhere."""
+    with pytest.raises(ConfigError, match="does not exist; create it, or name another file"):
+        backup.make(data_dir, tmp_path / "not-mounted" / "b.zip", now=NOW, key=KEY)
+    assert not (tmp_path / "not-mounted").exists()
+
+
 def test_a_forged_backup_is_refused(data_dir: Path, tmp_path: Path) -> None:
     """Its checksums fit, but nobody without the key can write its MAC: neither with another key nor with none."""
     file = tmp_path / "b.zip"

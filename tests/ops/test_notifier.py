@@ -13,7 +13,7 @@ import pytest
 
 from kekbridge.execution import transitions
 from kekbridge.model import OrderStatus, OrderType, Purpose
-from kekbridge.ops.notifier import Channel, Notifier, channels_of
+from kekbridge.ops.notifier import Channel, Notifier, channels_of, order_facts
 from kekbridge.store import journal
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
@@ -118,6 +118,21 @@ async def test_order_messages_contain_the_order(database: Database, receiver: Re
     await until(lambda: len(receiver.lines()) == 1)
     await stop(task)
     assert receiver.lines() == ["denied: buy 0.01 PERP_BTC_USDC: free_margin too little margin"]
+
+
+def test_an_event_says_what_was_known_then(database: Database) -> None:
+    """A fill that came later shows in no event before it, and a message sent late says what happened then."""
+    with database.transaction() as connection:
+        order = store_order(book_on(connection), status=OrderStatus.FILLED)
+    with database.snapshot() as connection:
+        events = {
+            event.kind: order_facts(connection, event)
+            for event in journal.list_events(connection)
+            if event.client_order_id == order.client_order_id
+        }
+    executed = {kind: facts["executed_quantity"] for kind, facts in events.items()}
+    assert executed == {"order_submitting": None, "order_accepted": None, "order_filled": "0.01"}
+    assert {facts["quantity"] for facts in events.values()} == {"0.01"}
 
 
 async def test_templates_replace_the_default_texts(database: Database, receiver: Receiver) -> None:

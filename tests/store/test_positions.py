@@ -24,6 +24,15 @@ BTC = Position(
 ETH = Position(symbol="PERP_ETH_USDC", quantity=Decimal(2), average_open_price=Decimal(1800), mark_price=Decimal(1801))
 
 
+def test_the_last_look_is_stored_also_if_nothing_changed(connection: sqlite3.Connection) -> None:
+    """`positions` shows when the exchange was last asked, not when a position last changed."""
+    assert positions.seen_at(connection) is None
+    for minutes in (0, 5):
+        seen = replace(snapshot(BTC), taken_at=NOW + timedelta(minutes=minutes))
+        positions.replace_all(connection, seen, now=seen.taken_at)
+        assert positions.seen_at(connection) == seen.taken_at
+
+
 def snapshot(*cross: Position, others: tuple[Position, ...] = ()) -> AccountSnapshot:
     return AccountSnapshot(
         taken_at=NOW,

@@ -17,6 +17,7 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
+from kekbridge.ops import exchange_keys
 from kekbridge.ops.doctor import jobs, machine, service, setup
 from kekbridge.ops.doctor.reachability import public_url_checks
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
@@ -108,7 +109,7 @@ async def _exchange(settings: Settings, vault: OpenVault | None, clock: Callable
         secret = vault.get(orderly_secret(configured.account_id))
         if secret is None:
             text = f"no Orderly key for account {configured.account_id} in the {vault.title}"
-            return [Check("exchange", "broken", text, "add it with `kekbridge keys add`")]
+            return [Check("exchange", "broken", text, exchange_keys.missing_key_fix(vault))]
         signer = Signer(configured.account_id, secret.decode())
     exchange = OrderlyExchange(settings.mode.value, configured.base_url, signer, configured, clock=clock)
     try:
