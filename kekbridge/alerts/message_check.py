@@ -102,7 +102,7 @@ def check_message(body: bytes, settings: WebhookSettings, *, profile: str | None
     """
     text = body.decode("utf-8", "replace")
     names = tuple(dict.fromkeys(_PLACEHOLDER.findall(text)))
-    filled = fill(_PLACEHOLDER.sub(lambda match: "{{" + match.group(1) + "}}", text), _SAMPLES)
+    filled = fill_samples(text)
     known = tuple(name for name in names if name in _SAMPLES)
     try:
         message = read_message(filled.encode() if names else body)
@@ -135,6 +135,11 @@ def check_message(body: bytes, settings: WebhookSettings, *, profile: str | None
         code=code,
         error=error,
     )
+
+
+def fill_samples(text: str, values: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Replace placeholders by examples of what TradingView writes, and by `values` first; unknown ones are kept."""
+    return fill(_PLACEHOLDER.sub(lambda match: "{{" + match.group(1) + "}}", text), {**_SAMPLES, **values})
 
 
 def likely_profile(message: Message) -> str:

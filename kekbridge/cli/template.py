@@ -9,7 +9,7 @@ import base64
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -17,10 +17,7 @@ from kekbridge.cli import filters
 from kekbridge.cli.context import resolve_context
 from kekbridge.cli.control import run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.ops.webhook_operations import ShowCredentials
-
-if TYPE_CHECKING:
-    from kekbridge.alerts.template import Template
+from kekbridge.ops.webhook_operations import MakeTemplate
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -107,54 +104,71 @@ def template(
     Stdout holds only the message, on one line; its explanation and the webhook URL go to stderr. Fixed fields are signed: an alert with
     one of them changed is refused. TradingView fills in placeholders such as {{ticker}}; --symbols and --max-quantity bound them.
     """
-    from kekbridge.alerts.profiles import PROFILES
-    from kekbridge.alerts.template import build, default_bounds
     from kekbridge.cli import render
-    from kekbridge.errors import ConfigError
 
-    webhook = run_operation(resolve_context(ctx, data_dir, config), ShowCredentials(webhook=name))
-    url, usual = webhook["webhookUrl"], webhook["settings"]["profile"]
-    chosen = profile or usual
-    if chosen not in PROFILES:
-        raise ConfigError(f"--profile: found {chosen[:40]!r}, expected one of {', '.join(PROFILES)}")
-    fields = {name: ctx.params[name] for name in _FIELD_OPTIONS}
-    limits = webhook["settings"]["limits"]
-    bounds = default_bounds(limits["allowedSymbols"], limits["maxOrderSize"], symbol=symbol, quantity=quantity)
-    fields |= {name: value for name, value in bounds.items() if fields[name] is None}
-    built = build(kind, api_key=webhook["apiKey"], api_secret=webhook["apiSecret"], profile=chosen, **fields)
+    fields = {name: ctx.params[name] for name in _FIELD_OPTIONS if ctx.params[name] is not None}
+    made = run_operation(
+        resolve_context(ctx, data_dir, config), MakeTemplate(webhook=name, kind=kind, profile=profile, fields=fields)
+    )
+    steps = _steps(kind, made["webhookUrl"])
     if as_json:
-        render.as_json(
-            {
-                "message": built.message,
-                "webhookUrl": url,
-                "explanation": dict(built.explanation),
-                "free": built.free,
-                "unbounded": built.unbounded,
-                "risk": built.risk,
-            }
-        )
+        names = ("message", "webhookUrl", "explanation", "free", "unbounded", "risk", "problems")
+        render.as_json({name: made[name] for name in names} | {"steps": steps})
         return
-    _print(built, url, output)
+    for problem in made["problems"]:
+        render.note(f"warning: {problem}")
+    if made["warning"]:
+        render.note(f"warning: {made['warning']}")
+    sys.stderr.flush()
+    if output is None:
+        render.line(made["message"])
+    else:
+        _write(made["message"], output)
+        render.note(f"Message: {output}")
+    sys.stdout.flush()  # the message stands between the warnings and what to do with it
+    _print_notes(made, steps)
     if copy:
-        _copy_to_clipboard(built.message)
-    if chosen != usual:
-        render.note(f"Set the webhook to this profile:  kekbridge webhook edit {webhook['name']} --profile {chosen}")
+        _copy_to_clipboard(made["message"])
 
 
-def _print(built: Template, url: str, output: Path | None) -> None:
+def _print_notes(made: dict[str, Any], steps: list[str]) -> None:
+    """Print on stderr what each field means, and what to click."""
     from kekbridge.cli import render
 
-    if output is None:
-        render.line(built.message)
-    else:
-        _write(built.message, output)
-        render.note(f"Message: {output}")
-    render.note(f"Webhook URL: {url}")
-    for part, text in built.explanation:
+    render.note(f"Webhook URL: {made['webhookUrl']}")
+    for part, text in made["explanation"].items():
         render.note(f"  {part}: {text}")
-    if built.warning:
-        render.note(f"warning: {built.warning}")
-    render.note(built.risk)
+    render.note(made["risk"])
+    if made["profile"] != made["usualProfile"]:
+        render.note(
+            f"Set the webhook to this profile:  kekbridge webhook edit {made['webhook']} --profile {made['profile']}"
+        )
+    render.note("In TradingView:")
+    for number, step in enumerate(steps, 1):
+        render.note(f"  {number}. {step}")
+
+
+# What fires an alert of each kind, as TradingView's dialog names it (docs/internals/tradingview.md section 3).
+_CONDITIONS: Final = {
+    "strategy": "Condition: your strategy, with its order fills",
+    "position": "Condition: your strategy, with its order fills",
+    "pine": "Condition: your script, with its alert() calls; in a strategy also order fills",
+}
+
+
+def _steps(kind: str, url: str) -> list[str]:
+    """What to click in TradingView, in three lines."""
+    condition = _CONDITIONS.get(kind, "Condition: your indicator; Trigger: Once Per Bar Close")
+    message = "replace the whole text by the line above"
+    if kind == "pine":
+        message = "in a strategy write {{strategy.order.alert_message}}; an indicator's alert() brings its own"
+    is_public = not any(local in url for local in ("//127.", "//localhost", "//[::1]"))
+    reach = "" if is_public else " once it is public: `kekbridge docs public-address`"
+    return [
+        f"On the chart: Alt+A (Create alert). {condition}.",
+        f"Message: {message}.",
+        f"Notifications: tick Webhook URL and enter {url}{reach}. TradingView needs two-factor sign-in for webhooks. Create.",
+    ]
 
 
 def _write(message: str, file: Path) -> None:

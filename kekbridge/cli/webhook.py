@@ -335,6 +335,8 @@ def edit(
     _print(data)
     if options.get("key_in_path"):
         _warn_of_key_in_path(data["name"])
+    if options.get("require_stop_loss"):
+        render.note(f"Messages without a stop loss are denied now:  kekbridge template {data['name']} --stop-loss 2%")
 
 
 @app.command(epilog=examples("kekbridge webhook enable default"))

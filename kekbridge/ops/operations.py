@@ -32,6 +32,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     webhook.CreateWebhook,
     webhook.ShowWebhook,
     webhook.ShowCredentials,
+    webhook.MakeTemplate,
     webhook.EditWebhook,
     webhook.RotateWebhook,
     webhook.EnableWebhook,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, field
 
+from kekbridge.alerts.template import build, default_bounds
 from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.http import DryRun
-from kekbridge.model import Webhook, WebhookSettings
+from kekbridge.model import TradingState, Webhook, WebhookSettings
 from kekbridge.ops.operation import Operation, OperatorContext
-from kekbridge.store import webhooks
+from kekbridge.planning.template_check import TemplateTarget, find_problems
+from kekbridge.risk.limits import account_limits, tighter
+from kekbridge.store import settings, webhooks
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import apply
 from kekbridge.webhooks.registry import Credentials
@@ -100,6 +104,78 @@ class ShowCredentials(Operation, frozen=True, kw_only=True):
             return data | {"keys": _keys_data(connection, context, webhook)}
 
         return await context.database.read(read)
+
+
+class MakeTemplate(Operation, frozen=True, kw_only=True):
+    """The message to paste into a TradingView alert for a webhook, with what would refuse its alerts now."""
+
+    operation: ClassVar[str] = "webhook-template"
+    opens_vault: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+    #: One of `alerts.template.KINDS`.
+    kind: str
+    #: Format of the message; None: the webhook's own.
+    profile: str | None = None
+    #: Fields of the message by parameter of `alerts.template.build`; those left out are placeholders, or bounded by the webhook's limits.
+    fields: dict[str, str] = field(default_factory=dict)
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def read(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            credentials = registry.credentials_of(connection, context.sealer, webhook, now=context.clock())
+            usual = webhook.settings.profile
+            own = webhook.settings.limits
+            fields = default_bounds(
+                own.allowed_symbols,
+                own.max_order_size,
+                symbol=self.fields.get("symbol"),
+                quantity=self.fields.get("quantity"),
+            )
+            fields |= self.fields
+            keys = {"api_key": credentials.api_key, "api_secret": credentials.api_secret}
+            profile = registry.known_profile(self.profile or usual)
+            built = build(self.kind, **keys, profile=profile, **fields)
+            # Pine returns the message of an indicator alert.
+            checked = built if self.kind != "pine" else build("indicator", **keys, profile=profile, **fields)
+            target = TemplateTarget(
+                settings=replace(webhook.settings, profile=profile),
+                limits=tighter(own, account_limits(**context.settings.risk.limits())),
+                markets=_markets(connection, context),
+            )
+            problems = [
+                *_state_problems(connection, webhook, now=context.clock()),
+                *find_problems(checked.message, target, kind=self.kind),
+            ]
+            return {
+                "message": built.message,
+                "webhookUrl": _url(connection, context),
+                "explanation": dict(built.explanation),
+                "free": built.free,
+                "unbounded": built.unbounded,
+                "risk": built.risk,
+                "warning": built.warning,
+                "problems": [text.replace("NAME", webhook.name) for text in problems],
+                "webhook": webhook.name,
+                "profile": profile,
+                "usualProfile": usual,
+            }
+
+        return await context.database.read(read)
+
+
+def _state_problems(connection: sqlite3.Connection, webhook: Webhook, *, now: datetime) -> list[str]:
+    """Why alerts of a webhook would be refused now, whatever they say."""
+    if not webhook.enabled:
+        return ["the webhook is disabled and refuses every alert; `kekbridge webhook enable NAME`"]
+    control = settings.strictest(settings.stored_controls(connection), webhook.id, now=now)
+    if control.state is TradingState.RUNNING:
+        return []
+    if control.state is TradingState.HALTED:
+        return [f"trading is halted ({control.reason}) and every alert refused; `kekbridge resume`"]
+    end = "`kekbridge resume`" if control.until is None else f"{control.until:%Y-%m-%d %H:%M} UTC"
+    return [f"exits only until {end} ({control.reason}): entries are denied"]
 
 
 class EditWebhook(Operation, frozen=True, kw_only=True):

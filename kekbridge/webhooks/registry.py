@@ -185,6 +185,14 @@ def save_addresses(
     store_settings.set_value(connection, _LISTENING, listening, now=now)
 
 
+def known_profile(name: str) -> str:
+    """Return the name of a message format. Raises ConfigError for an unknown one."""
+    if name not in PROFILES:
+        hint = did_you_mean(name, PROFILES, otherwise=f"expected one of {', '.join(PROFILES)}")
+        raise ConfigError(f"--profile: found {name[:40]!r}; {hint}")
+    return name
+
+
 def check_listed(symbols: Iterable[str], markets: Sequence[str], option: str = "--allowed-symbols") -> None:
     """Raise ConfigError, which names the nearest market, for a symbol that the exchange does not list. No `markets`: not known yet."""
     for symbol in symbols:

@@ -452,6 +452,69 @@ def test_a_second_rotation_does_not_extend_the_first_grace_period(run: Any) -> N
     assert [key["state"] for key in shown] == ["ending", "ending", "valid"]
 
 
+def warnings_of(done: Any) -> list[str]:
+    return [line.removeprefix("warning: ") for line in done.err.splitlines() if line.startswith("warning: ")]
+
+
+def test_a_template_warns_of_what_its_webhook_refuses(run: Any) -> None:
+    """Limits of webhook and account, and the trading state; stdout stays the message alone, and the exit code 0."""
+    run("webhook", "create", "main", "--max-order-size", "0.05", "--allowed-symbols", "BTC", "--require-stop-loss")
+    bad = run("template", "main", "--kind", "indicator", "--symbol", "ETHUSDT.P", "--quantity", "1")
+    assert (bad.code, bad.out.count("\n")) == (0, 1)
+    assert [text.split(";")[-1].strip() for text in warnings_of(bad)] == [
+        "use one of them, or extend --allowed-symbols",
+        "add --stop-loss 2%",
+        "use --quantity 0.05",
+    ]
+    good = (
+        "template",
+        "main",
+        "--kind",
+        "indicator",
+        "--symbol",
+        "BTCUSDT.P",
+        "--quantity",
+        "0.05",
+        "--stop-loss",
+        "2%",
+    )
+    assert warnings_of(run(*good)) == []
+    assert run(*good, "--json").data["problems"] == []
+    run("exits-only", "--reason", "news")
+    (state,) = warnings_of(run(*good))
+    assert state == "exits only until `kekbridge resume` (news): entries are denied"
+    run("halt")
+    (state,) = warnings_of(run(*good))
+    assert state.startswith("trading is halted")
+    run("webhook", "disable", "main")
+    (state,) = warnings_of(run(*good))
+    assert state == "the webhook is disabled and refuses every alert; `kekbridge webhook enable main`"
+
+
+@pytest.mark.parametrize("kind", ["strategy", "indicator", "pine", "ping"])
+def test_a_template_ends_with_three_lines_of_what_to_click(run: Any, kind: str) -> None:
+    """Condition, message and webhook URL, in the order of TradingView's dialog."""
+    run("webhook", "create", "main")
+    done = run("template", "main", "--kind", kind)
+    head, *steps = done.err.splitlines()[-4:]
+    assert head == "In TradingView:"
+    assert [step[:5] for step in steps] == ["  1. ", "  2. ", "  3. "]
+    assert "Condition" in steps[0]
+    assert "Message" in steps[1]
+    assert "Webhook URL" in steps[2]
+    assert "http://127.0.0.1:8080" + WEBHOOK_PATH in steps[2]
+    if kind != "pine":
+        assert run("template", "main", "--kind", kind, "--json").data["steps"] == [step[5:] for step in steps]
+
+
+def test_a_stop_that_is_required_later_is_pointed_out(run: Any) -> None:
+    """Messages that were pasted before have none."""
+    run("webhook", "create", "main")
+    edited = run("webhook", "edit", "main", "--require-stop-loss")
+    assert "kekbridge template main --stop-loss 2%" in edited.err
+    assert "--stop-loss" not in run("webhook", "edit", "main", "--no-require-stop-loss").err
+
+
 def test_a_message_in_a_file_is_for_its_owner_only(run: Any, tmp_path: Path) -> None:
     """It holds a key: mode 0600, also if the file was there with another mode; stdout stays empty."""
     run("webhook", "create", "main")
