@@ -243,6 +243,10 @@ class Account:
                 self._change(number, lambda order: transitions.unknown(order, reason="r", sent_at=self.now))
             case "closed unknown":
                 self._change(number, lambda order: transitions.closed_unknown(order, reason="r", now=self.now))
+            case "closed missing":
+                self._change(number, lambda order: transitions.closed_missing(order, reason="r", now=self.now))
+            case "requeued missing":
+                self._change(number, lambda order: transitions.requeued_missing(order, reason="r", now=self.now))
             case "restored":
                 self._change(number, lambda order: transitions.unknown_after_restore(order, reason="r", now=self.now))
 
@@ -390,7 +394,7 @@ _REPORTED: Final = (
 )
 _UNSENT: Final = (
     *("requeued", "deferred", "rejected", "denied", "nothing to close", "expired"),
-    *("unknown", "closed unknown", "restored"),
+    *("unknown", "closed unknown", "restored", "closed missing", "requeued missing"),
 )
 _STATES: Final = ("halted", "exits_only", "running", "until", "breach", "elapsed", "all", "key")
 

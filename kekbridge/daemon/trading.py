@@ -23,6 +23,7 @@ from kekbridge.execution.history_check import HistoryCheck
 from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.execution.load_book import load_book, load_recent, load_webhook
 from kekbridge.execution.manual_orders import ManualOrders
+from kekbridge.execution.missing_orders import MissingOrders
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.stop_guard import StopLossGuard
@@ -107,6 +108,15 @@ class TradingServices:
             clock=clock,
         )
         self.reconciler.order_settled = self.dispatcher.wake
+        self.missing_orders = MissingOrders(
+            book=book,
+            database=database,
+            exchange=exchange,
+            tracker=self.tracker,
+            clock=clock,
+            order_settled=self.dispatcher.wake,
+        )
+        self.reconciler.on_ended_unknown = self.missing_orders.on_ended_unknown
         self.receiver = AlertReceiver(
             authenticator=Authenticator(
                 self.webhooks.find_by_lookup, resources.sealer, on_key_used=self.key_usage.record
@@ -220,6 +230,7 @@ class TradingServices:
             self._when_reconciled(self.orphan_stops.run),
             self._when_reconciled(self._resolve_orphans),
             self._when_reconciled(self.canceller.run),
+            self._when_reconciled(self.missing_orders.run),
         )
 
     async def finish(self, trading: asyncio.Task[None]) -> None:

@@ -294,6 +294,8 @@ class Book:
         else:
             self.queued.pop(name, None)
         self._move_leg(after, is_open=is_open)
+        if before is not None and before.order_id is not None and before.order_id != after.order_id:
+            self._by_order_id.pop(before.order_id, None)  # it is sent again
         if after.order_id is not None and (before is None or before.order_id is None):
             self._on_order_id(after)
         self._note_completeness(before, after)

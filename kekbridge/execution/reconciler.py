@@ -50,6 +50,8 @@ class Reconciler:
         self._resolving_ids: set[str] = set()
         #: Called when an order was resolved: the next one of its symbol may be sent.
         self.order_settled: Callable[[], None] = lambda: None
+        #: Called with an order that ended without a known outcome.
+        self.on_ended_unknown: Callable[[Order], None] = lambda _order: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._inherited_ids: set[str] = set()  # in flight at the start and not resolved yet
 
@@ -139,6 +141,7 @@ class Reconciler:
             log.error("unknown_order_left", client_order_id=order.client_order_id)
             text = "the exchange did not answer and does not have the order; it was not sent again"
             after = transitions.closed_unknown(order, reason=text, now=now)
+            self.on_ended_unknown(after)
         return self._book.change(order, after, now=now)
 
     async def reconcile_at_start(self) -> None:

@@ -47,6 +47,9 @@ _SLOWEST_SEARCH_S = 60.0
 _MISSING_FOR = timedelta(minutes=5)
 
 
+_OPEN = (OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED)
+
+
 class OrderTracker:
     """Tracks the orders of one daemon."""
 
@@ -73,6 +76,7 @@ class OrderTracker:
         self._reads = CompleteReads(database, exchange)
         self._exits: dict[str, tuple[ExitStatus, ...]] = {}  # by entry, as last recorded
         self._polling: set[asyncio.Task[None]] = set()
+        self._shown: set[str] = set()  # client order ids of open orders that the exchange has reported or shown
         self._unknown_fills: set[str] = set()  # client order ids of orders whose fills are being fetched
         self._unhandled_executions = 0  # reports of executions in the inbox
         self._trades_wanted = self._trades_read = (
@@ -82,6 +86,8 @@ class OrderTracker:
         self._inbox: asyncio.Queue[OrderStatusReport] = asyncio.Queue(maxsize=10_000)
         self._sync_requested = asyncio.Event()
         self._positions_changed = asyncio.Event()
+        #: Called with every new trade that belongs to no order of ours.
+        self.on_foreign_trade: Callable[[Fill], None] = lambda _fill: None
         exchange.listen_reports(self._on_report)
         exchange.listen_account(lambda _: self._positions_changed.set())
         exchange.listen_gaps(self._on_gap)
@@ -124,7 +130,19 @@ class OrderTracker:
         except ExchangeUnavailable as error:
             log.warning("order_not_readable", client_order_id=order.client_order_id, error=error.message)
             return order
-        return order if report is None else await self.apply(order, report)
+        if report is None:
+            self._shown.discard(order.client_order_id)
+            return order
+        return await self.apply(order, report)
+
+    def unshown(self) -> tuple[Order, ...]:
+        """The orders that the exchange accepted and has never reported or shown, or does not show any more."""
+        self._shown &= self._book.orders.keys()
+        return tuple(
+            order
+            for order in self._book.orders.values()
+            if order.order_id is not None and order.status in _OPEN and order.client_order_id not in self._shown
+        )
 
     async def apply(self, order: Order, report: OrderStatusReport) -> Order:
         """Bring a report and its fills into the book; returns the order as it is then. Raises StoreUnavailable."""
@@ -153,6 +171,7 @@ class OrderTracker:
         """The same in one turn of the loop, with everything known."""
         now = self._clock()
         order = self._book.current(order)  # it may have changed during a query
+        self._shown.add(order.client_order_id)
         after = transitions.reported(order, report, now=now)
         has_later_exits = bool(after.executed_quantity) and not self._exchange.carries_all_exits(after.intent)
         for fill in new_fills:
@@ -251,7 +270,10 @@ class OrderTracker:
                 order = await self._database.read(orders.owner_of, fill.client_order_id, fill.order_id)
                 if order is None:
                     await self.find_entrant(fill.symbol)
-            new += self._book.record_fill(fill, order=order)
+            is_new = self._book.record_fill(fill, order=order)
+            if is_new and order is None:
+                self.on_foreign_trade(fill)
+            new += is_new
         return new
 
     async def find_entrant(self, symbol: str) -> None:
@@ -287,8 +309,10 @@ class OrderTracker:
         """
         name = report.client_order_id
         order = self._book.orders.get(name) if name else None
-        if order is not None and _is_no_outcome(order, report):
-            return
+        if order is not None:
+            self._shown.add(order.client_order_id)
+            if _is_no_outcome(order, report):
+                return
         if order is not None:
             try:
                 if self._apply_streamed(order, report):

@@ -24,6 +24,7 @@ _IN_FLIGHT: Final = frozenset({OrderStatus.SUBMITTING, OrderStatus.UNKNOWN})
 _KNOWN_TO_EXCHANGE: Final = frozenset(
     {OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED, OrderStatus.FILLED, OrderStatus.CANCELED}
 )
+_OPEN_AT_EXCHANGE: Final = frozenset({OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED})
 # Progress of an order that is not final: late reports never move it back.
 _PROGRESS: Final = {
     OrderStatus.QUEUED: 0,
@@ -158,6 +159,26 @@ def closed_unknown(order: Order, *, reason: str, now: datetime) -> Order:
     """
     _require(order, "close_unknown", _IN_FLIGHT)
     return _finished(order, OrderStatus.UNKNOWN, "outcome_unknown", reason, now)
+
+
+def closed_missing(order: Order, *, reason: str, now: datetime) -> Order:
+    """End an order that the exchange accepted and does not have: as `closed_unknown`, with what it has executed."""
+    _require(order, "close_missing", _OPEN_AT_EXCHANGE)
+    return _finished(order, OrderStatus.UNKNOWN, "outcome_unknown", reason, now)
+
+
+def requeued_missing(order: Order, *, reason: str, now: datetime) -> Order:
+    """Back to its place in the queue: the exchange accepted the order, and it is proven that it neither has nor executed it."""
+    _require(order, "requeue_missing", {OrderStatus.ACCEPTED})
+    return replace(
+        order,
+        status=OrderStatus.QUEUED,
+        order_id=None,
+        accepted_at=None,
+        next_attempt_at=now,
+        code="outcome_unknown",
+        error=storable(reason),
+    )
 
 
 def reported(order: Order, report: OrderStatusReport, *, now: datetime) -> Order:

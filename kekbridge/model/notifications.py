@@ -70,6 +70,13 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "order_denied": _order("warning", "denied: {side} {quantity} {symbol}: {code} {error}"),
     "order_expired": _order("warning", "too old, not sent: {side} {quantity} {symbol}: {error}"),
     "order_unknown": _order("failure", "no answer, outcome unknown: {side} {quantity} {symbol}"),
+    "ghost_order": _order(
+        "failure", "accepted by the exchange, but not to be found there: {side} {quantity} {symbol}: {detail}", "detail"
+    ),
+    "ghost_suspected": _other(
+        "warning", "accepted by the exchange, but not visible for a minute: {side} {quantity} {symbol}: {detail}", "client_order_id"
+    ),
+    "ghost_cleared": _other("info", "the exchange shows order {client_order_id} again"),
     "alert_denied": _other("warning", "alert denied: {action} {symbol}: {code}"),
     "cancel_waiting": _order(
         "warning", "not cancelled yet, still tried: {side} {quantity} {symbol}: {waiting_for}", "waiting_for"

@@ -20,7 +20,7 @@ from kekbridge.paper.algo_requests import (
 from kekbridge.paper.codec import ApiError
 from kekbridge.paper.matching import EDIT_DELAY_MS, MatchingEngine
 from kekbridge.paper.models import ZERO, AlgoNode, PaperOrder, PaperPosition, PaperTrade
-from kekbridge.paper.positions import Portfolio
+from kekbridge.paper.positions import CROSS, Portfolio
 from kekbridge.paper.requests import OrderRequest
 from kekbridge.paper.settings import Options
 from kekbridge.paper.state import ExchangeState
@@ -58,6 +58,8 @@ class AlgoOrders:
         entry = self._entry(request) if request.algo_type == "BRACKET" else None
         if entry is None and not request.reduce_only and request.algo_type in ("STOP", "TRAILING_STOP"):
             filters.check_notional(instrument, request.price or request.trigger_price or mark, request.quantity or ZERO)
+        if self.matching.faults.hit("lose_order", symbol=request.symbol, algo_type=request.algo_type):
+            return self._lost(request)
         root = build_tree(state, request)
         state.record_event(
             "order_accepted",
@@ -77,6 +79,25 @@ class AlgoOrders:
             root.plain_id = self.matching.place(entry, algo_id=root.algo_order_id).order_id
             state.save(root)
         self.report(root)
+        return root
+
+    def _lost(self, request: AlgoRequest) -> AlgoNode:
+        """The root that is reported as accepted, and of which nothing is kept (fault lose_order)."""
+        state, now = self.state, self.state.clock()
+        root = AlgoNode(
+            algo_order_id=state.next_id(),
+            parent_id=0,
+            root_id=0,
+            symbol=request.symbol,
+            algo_type=request.algo_type,
+            margin_mode=request.margin_mode or CROSS,
+            created=now,
+            updated=now,
+            client_order_id=request.client_order_id,
+            type=request.type,
+            quantity=request.quantity,
+        )
+        state.record_algo_event("order_lost", root, client_order_id=root.client_order_id, quantity=root.quantity)
         return root
 
     def _entry(self, request: AlgoRequest) -> PaperOrder:

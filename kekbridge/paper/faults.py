@@ -16,7 +16,9 @@
 | key_revoked | signed calls fail with -1002 |
 | refuse | creates fail with `code` and `message`; `algo_type` and `symbol` limit it to algo orders of that type, or to one market |
 | read_lag | orders and fills younger than `delay_ms` are invisible to GETs, until cleared |
+| hide_orders | plain and algo orders are invisible to GETs, unlike their fills in `/v1/trades`, until cleared |
 | partial_fills | orders fill in `parts` parts, some ms apart; `symbol` limits it |
+| lose_order | a create is answered as accepted, with an id, but no order exists; `symbol` and `algo_type` limit it |
 | lose_stop | the stop loss of a bracket is rejected when the entry fills; `symbol` limits it |
 | no_fill | MARKET orders stay NEW, until cleared |
 | duplicate_reports, reorder_reports, withhold_reports | private reports are sent twice, after the next one, never; `topic` limits it |
@@ -54,6 +56,8 @@ KINDS: Final = frozenset(
         "no_fill",
         "key_revoked",
         "refuse",
+        "lose_order",
+        "hide_orders",
         "lose_stop",
         "refuse_topic",
     }

@@ -117,6 +117,9 @@ class MatchingEngine:
         state = self.state
         order.order_id = state.next_id()
         order.algo_id = algo_id
+        if not algo_id and self.faults.hit("lose_order", symbol=order.symbol):
+            state.record_order_event("order_lost", order, quantity=order.quantity)
+            return order
         state.add(order)
         state.record_order_event(
             "order_accepted",

@@ -49,6 +49,10 @@ class Holdings:
             return ZERO
         return position - held.get(holder, ZERO) - held.get(NOBODY, ZERO)
 
+    def total(self, symbol: str) -> Decimal:
+        """The position that the recorded fills lead to, signed."""
+        return sum(self._held.get(symbol, {}).values(), ZERO)
+
     def load(self, symbol: str, fills: Iterable[tuple[str, Decimal]]) -> None:
         """Replace what is known of a market: holders and signed quantities of its fills since it was flat, oldest first."""
         self._held.pop(symbol, None)

@@ -175,6 +175,16 @@ def unfinished(connection: sqlite3.Connection) -> tuple[Order, ...]:
     return tuple(order_from(row) for row in rows)
 
 
+def ended_unknown(connection: sqlite3.Connection, *, since: datetime) -> tuple[Order, ...]:
+    """The orders made since a time that ended without a known outcome, in order of admission."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE o.created_at >= ? AND o.status = 'unknown' AND o.finished_at IS NOT NULL"
+        " ORDER BY o.sequence",
+        (codec.time_text(since),),
+    )
+    return tuple(order_from(row) for row in rows)
+
+
 def last_sequence(connection: sqlite3.Connection) -> int:
     """The highest sequence of any order; 0 if there is none."""
     return int(connection.execute("SELECT coalesce(max(sequence), 0) FROM orders").fetchone()[0])

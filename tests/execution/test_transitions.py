@@ -77,6 +77,8 @@ VERBS: dict[str, Callable[[Order], Order]] = {
     "mark_unknown": lambda order: transitions.unknown(order, reason="x"),
     "mark_unknown_after_restore": lambda order: transitions.unknown_after_restore(order, reason="x", now=LATER),
     "close_unknown": lambda order: transitions.closed_unknown(order, reason="x", now=LATER),
+    "close_missing": lambda order: transitions.closed_missing(order, reason="x", now=LATER),
+    "requeue_missing": lambda order: transitions.requeued_missing(order, reason="x", now=LATER),
     "defer": lambda order: transitions.deferred(order, next_attempt_at=LATER),
     "expire": lambda order: transitions.expired(order, now=LATER),
 }
@@ -92,6 +94,8 @@ TABLE: dict[str, dict[OrderStatus, Any]] = {
     "mark_unknown_after_restore": {S.QUEUED: S.UNKNOWN},
     "close_unknown": {S.SUBMITTING: S.UNKNOWN, S.UNKNOWN: S.UNKNOWN},
     "defer": {S.SUBMITTING: S.QUEUED, S.UNKNOWN: S.QUEUED, **LATE_NEWS},
+    "close_missing": {S.ACCEPTED: S.UNKNOWN, S.PARTIALLY_FILLED: S.UNKNOWN},
+    "requeue_missing": {S.ACCEPTED: S.QUEUED},
     "expire": {S.QUEUED: S.EXPIRED, S.SUBMITTING: S.EXPIRED, S.UNKNOWN: S.EXPIRED},
 }
 FINISHED = {S.REJECTED, S.DENIED, S.EXPIRED}
@@ -112,7 +116,7 @@ def test_each_transition_is_allowed_from_its_states_only(verb: str, status: Orde
         assert after == before
         return
     assert after.status is wanted
-    is_finished = wanted in FINISHED or verb == "close_unknown"
+    is_finished = wanted in FINISHED or verb in ("close_unknown", "close_missing")
     assert after.finished_at == (LATER if is_finished else None)
     assert after.intent == before.intent
     assert (after.sequence, after.created_at, after.expires_at) == (
@@ -132,6 +136,20 @@ def test_closed_unknown_order_can_only_turn_up(verb: str) -> None:
         VERBS[verb](closed)
     assert transitions.accepted(closed, order_id="77", now=LATER).finished_at is None
     assert reported(closed, S.ACCEPTED).finished_at is None
+
+
+def test_an_order_that_does_not_exist_is_sent_under_a_new_id() -> None:
+    """Back in the queue nothing of its acceptance is left; what has executed is never sent again."""
+    requeued = transitions.requeued_missing(order_in(S.ACCEPTED), reason="gone", now=LATER)
+    assert (requeued.order_id, requeued.accepted_at, requeued.next_attempt_at) == (None, None, LATER)
+    assert transitions.accepted(transitions.claimed(requeued, now=LATER), order_id="78", now=LATER).order_id == "78"
+
+
+def test_an_order_that_vanished_keeps_what_it_has_executed() -> None:
+    """It ends as unknown; a later report continues it."""
+    closed = transitions.closed_missing(order_in(S.PARTIALLY_FILLED), reason="gone", now=LATER)
+    assert (closed.status, closed.executed_quantity, closed.order_id) == (S.UNKNOWN, closed.intent.quantity / 2, "9001")
+    assert reported(closed, S.FILLED, closed.intent.quantity).status is S.FILLED
 
 
 def test_expired_order_cannot_be_claimed() -> None:

@@ -183,6 +183,36 @@ async def test_lose_stop_leaves_the_entry_without_stop(trader: Trader) -> None:
         assert len(gone) == ended
 
 
+async def test_lose_order_accepts_what_never_exists(trader: Trader) -> None:
+    """lose_order: the answer has an id, and no order, algo order or fill follows; later creates are kept."""
+    await trader.control("/paper/faults", {"fault": "lose_order", "count": 2})
+    stop = {"symbol": BTC, "algo_type": "STOP", "type": "MARKET", "side": "BUY", "quantity": "0.01"}
+    stop |= {"trigger_price": "70000", "client_order_id": "lost-stop"}
+    assert await trader.order(client_order_id="lost")
+    assert (await trader.ok("POST", "/v1/algo/order", stop))["order_id"]
+    assert await trader.rejected("GET", "/v1/client/order/lost") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/algo/client/order/lost-stop") == (400, -1006)
+    assert [event["client_order_id"] for event in await trader.journal() if event["event"] == "order_lost"] == [
+        "lost",
+        "lost-stop",
+    ]
+    await trader.order()
+    await trader.until_position(BTC, "0.01")
+    assert len((await trader.ok("GET", "/v1/trades"))["rows"]) == 1
+
+
+async def test_hide_orders_shows_fills_only(trader: Trader) -> None:
+    """hide_orders: an order that was filled is in no list and cannot be queried, while its trade and position show."""
+    await trader.order(client_order_id="hidden")
+    await trader.until_position(BTC, "0.01")
+    await trader.control("/paper/faults", {"fault": "hide_orders"})
+    assert await trader.rejected("GET", "/v1/client/order/hidden") == (400, -1006)
+    assert (await trader.ok("GET", "/v1/orders"))["rows"] == []
+    assert len((await trader.ok("GET", "/v1/trades"))["rows"]) == 1
+    await trader.control("/paper/faults", {})
+    assert len((await trader.ok("GET", "/v1/orders"))["rows"]) == 1
+
+
 async def test_probability_is_seeded(trader: Trader) -> None:
     """The same seed gives the same sequence of hits."""
 

@@ -51,6 +51,13 @@ def test_what_others_hold(holder: str, position: int, others: int) -> None:
     assert held(("a", 1)).of_others("PERP_ETH_USDC", "b", position=Decimal(1)) == 0
 
 
+def test_total_is_the_position_that_fills_lead_to() -> None:
+    """Signed, over all holders; zero for a market without fills."""
+    assert held(("a", 1), ("b", 2), (NOBODY, -1)).total(BTC) == 2
+    assert held(("a", 1), ("b", -3)).total(BTC) == -2
+    assert held().total(BTC) == 0
+
+
 def test_a_fill_that_moves() -> None:
     """A fill that was nobody's turns out to be of an order of ours."""
     made = held(("a", 1), (NOBODY, 2))

@@ -17,6 +17,8 @@ _ALGO_TYPE_NAMES = {"TPSL": "TP_SL", "POSITIONAL_TPSL": "POSITIONAL_TP_SL"}
 
 
 def _visible(exchange: SimulatedExchange, node: AlgoNode) -> bool:
+    if exchange.faults.is_armed("hide_orders"):
+        return False
     lag = exchange.faults.read_lag_ms()
     return not lag or node.created <= exchange.state.clock() - lag
 

@@ -50,7 +50,9 @@ def hidden_trades(exchange: SimulatedExchange, order: PaperOrder) -> list[PaperT
 
 
 def is_visible(exchange: SimulatedExchange, order: PaperOrder) -> bool:
-    """Return whether reads show an order already (fault read_lag)."""
+    """Return whether reads show an order (faults hide_orders and read_lag)."""
+    if exchange.faults.is_armed("hide_orders"):
+        return False
     lag = exchange.faults.read_lag_ms()
     return not lag or order.created <= exchange.state.clock() - lag
 
