@@ -139,6 +139,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("vault_unavailable", None, "No vault is available for secrets.", "kekbridge vault status"),
     ("already_running", None, "Another daemon is using this data directory.", "Stop it, or use another --data-dir."),
     ("bridge_unavailable", None, "A bridge runs, but does not answer commands.", "Run the command again; if the bridge hangs, end its process and start it again."),
+    ("vault_out_of_reach", None, "Only the bridge's own user can open its vault.", "Start the bridge, then repeat the command."),
     ("no_access", None, "The bridge belongs to another user.", "Use sudo, or join the group of its service."),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import CliContext, now, open_vault, passphrase_prompt, resolve_context
+from kekbridge.cli.context import CliContext, now, open_vault, own_context, passphrase_prompt, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def restore_backup(
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.lock import DaemonLock
 
-    context = resolve_context(ctx, data_dir, config)
+    context = own_context(ctx, data_dir, config)
     directory = context.data_dir
     own, key = _restore_key(context, file, unauthenticated=unauthenticated)
     backup_file = bridge_backup.inspect(file, key)

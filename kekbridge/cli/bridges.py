@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kekbridge.cli.context import CliContext, mode_in_force, open_database, resolve_context
+from kekbridge.cli.context import CliContext, mode_in_force, open_database, own_context
 from kekbridge.cli.control import NoAccess, status_at
 from kekbridge.cli.options import GlobalOptions
 from kekbridge.daemon.control_socket import find_socket, identity, service_place
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SOCKETS: Final = Path("/proc/net/unix")
 # Bridges elsewhere that an error names at most.
-_MOST_HINTS: Final = 3
+_MOST_HINTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +72,56 @@ class Bridge:
 
 
 def find_bridge(ctx: typer.Context, data_dir: Path | None, config: Path | None, *, may_ask: bool) -> Bridge:
-    """The bridge that this command acts on; with `may_ask` a person at a terminal chooses between several.
+    """The bridge that a state command acts on; with `may_ask` a person at a terminal chooses between several.
 
     Raises NotFound (exit code 3) if there is neither a bridge nor data, with where was looked; NoAccess (3) if it belongs to somebody
     else; ConfigError (2) if there are several.
     """
-    given = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
-    named = data_dir or given.data_dir
-    lookup = _Lookup(ctx, config)
+    lookup, named = _Lookup(ctx, config), _named_directory(ctx, data_dir)
+    candidates = _candidates(lookup, named)
+    if candidates:
+        return _one_of(candidates, may_ask=may_ask)
+    service = service_place()
     if named is not None:
-        return _only(lookup, named.expanduser().absolute())
-    from kekbridge.config import default_data_dir
+        raise _nothing_found(lookup.elsewhere(), f"{named} only, as --data-dir says")
+    own = _own_directory()
+    raise _nothing_found(lookup.elsewhere(), f"{own}{_origin()}, {service.socket} and {service.data_dir}")
 
-    own = default_data_dir().expanduser().absolute()
-    found = list(lookup.at_directory(own))
+
+def find_in_use(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> Bridge | None:
+    """The bridge that any other command works with; None if there is none yet, so that the command's own directory is meant.
+
+    Found like that of a state command, but $KEKBRIDGE_DATA_DIR chooses between several, and a new directory may be made. Only if nothing
+    names one, a bridge that runs elsewhere is an error: it would not read what is made. Raises NotFound, NoAccess and ConfigError.
+    """
+    lookup, named = _Lookup(ctx, config, reads_mode=False), _named_directory(ctx, data_dir)
+    candidates = _candidates(lookup, named)
+    if len(candidates) > 1 and _origin():  # the environment names one of them
+        candidates = [bridge for bridge in candidates if bridge.context.data_dir == _own_directory()] or candidates
+    if candidates:
+        return _one_of(candidates, may_ask=not ctx.params.get("as_json"))
+    if named is None and not _origin() and (elsewhere := lookup.elsewhere()):
+        raise _nothing_found(elsewhere, str(_own_directory()))
+    return None
+
+
+def _candidates(lookup: _Lookup, named: Path | None) -> list[Bridge]:
+    """Bridges that run, else data directories that one has used. Raises NoAccess."""
+    service = service_place()
+    if named is not None:
+        found = list(lookup.at_directory(named))
+        return found or (list(lookup.at_service()) if named == service.data_dir else [])
+    found = list(lookup.at_directory(_own_directory()))
     try:
         found = _distinct([*found, *lookup.at_service()])
     except NoAccess:
-        if service_place().socket.parent.exists() or not any(bridge.is_running for bridge in found):
+        if service.socket.parent.exists() or not any(bridge.is_running for bridge in found):
             raise
         # It does not run, since systemd has removed its runtime directory: what it has stored is not needed.
-    running = [bridge for bridge in found if bridge.is_running]
-    candidates = running or found
-    if not candidates:
-        service = service_place()
-        raise _nothing_found(lookup, f"{own}{_origin()}, {service.socket} and {service.data_dir}")
+    return [bridge for bridge in found if bridge.is_running] or found
+
+
+def _one_of(candidates: Sequence[Bridge], *, may_ask: bool) -> Bridge:
     if len(candidates) == 1:
         return candidates[0]
     if may_ask and sys.stdin is not None and sys.stdin.isatty():
@@ -104,14 +129,25 @@ def find_bridge(ctx: typer.Context, data_dir: Path | None, config: Path | None, 
     raise ConfigError(f"{_several(candidates)}; name one with --data-dir")
 
 
-def note_others(bridge: Bridge, ctx: typer.Context, config: Path | None) -> list[str]:
-    """Names of other bridges that run in the usual places, and that this command does not act on."""
+def _named_directory(ctx: typer.Context, data_dir: Path | None) -> Path | None:
+    """What `--data-dir` names, before or after the command."""
+    given = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
+    named = data_dir or given.data_dir
+    return None if named is None else named.expanduser().absolute()
+
+
+def _own_directory() -> Path:
     from kekbridge.config import default_data_dir
 
+    return default_data_dir().expanduser().absolute()
+
+
+def note_others(bridge: Bridge, ctx: typer.Context, config: Path | None) -> list[str]:
+    """Names of other bridges that run in the usual places, and that this command does not act on."""
     lookup = _Lookup(ctx, config)
     others: list[Bridge] = []
     with suppress(KekbridgeError):
-        others += lookup.at_directory(default_data_dir().expanduser().absolute())
+        others += lookup.at_directory(_own_directory())
     with suppress(KekbridgeError):
         others += lookup.at_service()
     return [one.named() for one in _distinct([bridge, *others])[1:] if one.is_running]
@@ -120,9 +156,11 @@ def note_others(bridge: Bridge, ctx: typer.Context, config: Path | None) -> list
 class _Lookup:
     """Looks into the places where a bridge may be."""
 
-    def __init__(self, ctx: typer.Context, config: Path | None) -> None:
+    def __init__(self, ctx: typer.Context, config: Path | None, *, reads_mode: bool = True) -> None:
+        """`reads_mode`: read the mode of a bridge that does not run from its data."""
         self._ctx = ctx
         self._config = config
+        self._reads_mode = reads_mode
 
     def at_directory(self, data_dir: Path) -> Iterator[Bridge]:
         """The bridge of a data directory, if it runs or has left data. Raises NoAccess."""
@@ -180,7 +218,7 @@ class _Lookup:
 
         error: ConfigError | None = None
         try:
-            context = resolve_context(self._ctx, data_dir, self._config)
+            context = own_context(self._ctx, data_dir, self._config)
         except ConfigError as found:
             context, error = CliContext(data_dir, Settings(), None), found
         context = replace(context, control_socket=socket)
@@ -188,25 +226,13 @@ class _Lookup:
         with suppress(KekbridgeError, OSError, ValueError):
             if "mode" in status:
                 mode = Mode(status["mode"])
-            else:
+            elif self._reads_mode:
                 with open_database(context) as database:
                     mode = mode_in_force(context, database)
         return Bridge(context, mode, int(status.get("process") or 0) or process, error)
 
 
-def _only(lookup: _Lookup, data_dir: Path) -> Bridge:
-    """The bridge of the directory that `--data-dir` names. Raises NotFound, NoAccess."""
-    service = service_place()
-    found = list(lookup.at_directory(data_dir))
-    if not found and data_dir == service.data_dir:
-        found = list(lookup.at_service())
-    if not found:
-        raise _nothing_found(lookup, f"{data_dir} only, as --data-dir says")
-    return found[0]
-
-
-def _nothing_found(lookup: _Lookup, places: str) -> NotFound:
-    elsewhere = lookup.elsewhere()
+def _nothing_found(elsewhere: Sequence[Bridge], places: str) -> NotFound:
     fix = "start one with `kekbridge serve`, or name its data directory with --data-dir"
     if elsewhere:
         bridges = "; ".join(bridge.named() for bridge in elsewhere)

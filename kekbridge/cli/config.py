@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kekbridge.cli.context import CliContext, resolve_context
+from kekbridge.cli.context import CliContext, own_context
 from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -23,7 +23,7 @@ def show(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
     """Print every setting with its value and source."""
     from kekbridge.cli import render
 
-    context = resolve_context(ctx, data_dir, config)
+    context = own_context(ctx, data_dir, config)
     rows = _rows(context)
     if as_json:
         render.as_json(context.settings.model_dump(mode="json"))
@@ -38,7 +38,7 @@ def check(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = Non
     from kekbridge.cli import render
     from kekbridge.daemon.preflight import check_settings
 
-    context = resolve_context(ctx, data_dir, config)
+    context = own_context(ctx, data_dir, config)
     check_settings(context.settings)
     changed = [name for name, _, source in _rows(context) if source != "default"]
     if as_json:
@@ -53,7 +53,7 @@ def path(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
     from kekbridge.cli import render
     from kekbridge.store.connections import FILE_NAME
 
-    context = resolve_context(ctx, data_dir, config)
+    context = own_context(ctx, data_dir, config)
     paths = {
         "config": _text(context.config_file),
         "dataDir": str(context.data_dir),

@@ -1,4 +1,4 @@
-"""Data directory, settings, database and vault of one command, found from options, environment and files.
+"""Data directory, settings, database and vault of one command, found from options, environment, files and running bridges.
 
 Options after the command's name override those before it. Everything is opened on demand; nothing here prints.
 """
@@ -46,7 +46,30 @@ def resolve_context(
     config: Path | None,
     overrides: Mapping[str, Any] | None = None,
 ) -> CliContext:
-    """Return the context of this command; `overrides` are settings given as options (dotted names, None: not given).
+    """Return the context of a command about a bridge: that of the one that runs, else `own_context`.
+
+    A bridge that runs comes first, wherever it is (cli/bridges.py); its vault and its settings are used over its control socket.
+    `overrides` are settings given as options (dotted names, None: not given). Raises ConfigError when a file or setting is wrong, or if
+    several bridges run; NoAccess if the bridge belongs to somebody else.
+    """
+    from dataclasses import replace
+
+    from kekbridge.cli.bridges import find_in_use
+
+    bridge = find_in_use(ctx, data_dir, config)
+    if bridge is None:
+        return own_context(ctx, data_dir, config, overrides)
+    context = own_context(ctx, bridge.context.data_dir, config, overrides)
+    return replace(context, control_socket=bridge.context.control_socket)
+
+
+def own_context(
+    ctx: typer.Context,
+    data_dir: Path | None,
+    config: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+) -> CliContext:
+    """Return the context of the directory that options or environment name, else the usual one, whichever bridges run.
 
     Raises ConfigError when a file or setting is wrong.
     """
@@ -60,10 +83,18 @@ def resolve_context(
 
 @contextmanager
 def open_database(context: CliContext, *, create: bool = False) -> Iterator[Database]:
-    """Open the data directory's database to read. Raises NotFound, with the fix, when there is none yet and `create` is False."""
+    """Open the data directory's database to read.
+
+    Raises NotFound, with the fix, when there is none yet and `create` is False; NoAccess for another user's.
+    """
+    from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.database import Database
     from kekbridge.store.lock import DaemonLock
 
+    if is_hidden(context.data_dir / FILE_NAME):
+        from kekbridge.cli.control import NoAccess
+
+        raise NoAccess(context.data_dir, needs_files=True)
     is_running = DaemonLock.holder(context.data_dir) is not None
     database = Database.open(context.data_dir, create=create, migrate=not is_running)
     try:
@@ -103,6 +134,17 @@ def webhook_url(context: CliContext, connection: sqlite3.Connection) -> str:
 
     is_running = DaemonLock.holder(context.data_dir) is not None
     return registry.webhook_url(connection, context.settings, is_running=is_running)
+
+
+def is_hidden(path: Path) -> bool:
+    """True if this user may not see whether the file exists."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def now() -> datetime:

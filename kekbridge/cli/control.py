@@ -56,13 +56,32 @@ class NoAccess(OperatorError):
 
     exit_code = 3
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, needs_files: bool = False) -> None:
+        """`needs_files`: the control socket is not enough."""
         service = service_place()
         if path in (service.socket, service.data_dir):
-            fix = "use sudo, or join the group kekbridge (sudo usermod -aG kekbridge USER, then log in again)"
+            group = "join the group kekbridge (sudo usermod -aG kekbridge USER, then log in again)"
+            fix = "use sudo" if needs_files else f"use sudo, or {group}"
+            fix += "; a bridge of your own is named with --data-dir"
         else:
             fix = f"use sudo, or run the command as {_owner_of(path)}"
         super().__init__("no_access", f"{path}: permission denied; {fix}")
+
+
+class VaultOutOfReach(OperatorError):
+    """No daemon runs, and only its user can open the vault that it reads."""
+
+    exit_code = 3
+
+    def __init__(self, data_dir: Path) -> None:
+        if data_dir == service_place().data_dir:
+            text = "the service does not run, and only it can open its vault; start it (sudo systemctl start kekbridge)"
+            fix = "and run the command again; nothing was changed"
+        else:
+            owner = _owner_of(data_dir)
+            text = f"no bridge runs on {data_dir}, and what is stored there belongs to {owner}; start it"
+            fix = f"or run the command as {owner}; nothing was changed"
+        super().__init__("vault_out_of_reach", f"{text} {fix}")
 
 
 class OperationFailed(OperatorError):
@@ -238,6 +257,16 @@ def _owner_of(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------------- in the command
 
 
+def require_own(data_dir: Path) -> None:
+    """Raise VaultOutOfReach if a vault opened by this user would be none that the bridge of the data directory reads."""
+    try:
+        is_own = data_dir.stat().st_uid == os.geteuid()
+    except OSError:  # a new one
+        is_own = data_dir != service_place().data_dir
+    if not is_own:
+        raise VaultOutOfReach(data_dir)
+
+
 class _CommandContext:
     """What an operation works on while no daemon runs (ops.operation.OperatorContext). Everything is opened when it is needed."""
 
@@ -300,9 +329,16 @@ class _CommandContext:
 
     @cached_property
     def vault(self) -> OpenVault:
+        """The vault that the daemon will open on this data directory. Raises VaultOutOfReach, VaultError."""
         from kekbridge.cli.context import open_vault
+        from kekbridge.vault import master_key
+        from kekbridge.vault.master import recorded_vault
 
-        return open_vault(self._context, self.mode)
+        require_own(self.data_dir)
+        vault = open_vault(self._context, self.mode)
+        if self._operation.writes or recorded_vault(self.data_dir) is not None:
+            master_key(vault)  # raises for another vault than the daemon's
+        return vault
 
     @cached_property
     def sealer(self) -> Sealer:

@@ -32,12 +32,20 @@ Account = Annotated[
 class KeySession:
     """Venue and account that a key command works on."""
 
-    #: Data directory and settings.
+    #: Data directory and settings of the command.
     context: CliContext
     #: Venue: testnet or live.
     mode: Mode
     #: Orderly account, 0x and 64 hex digits; empty when the command needs none.
     account_id: str
+    #: Account in the settings of the bridge that runs, else in the command's own; empty: none.
+    configured_account_id: str
+    #: Broker in the same settings, such as kek_ai.
+    broker_id: str
+    #: Address of the venue in the same settings; empty: the published one.
+    base_url: str
+    #: How long a request to the exchange may take, in seconds.
+    request_timeout_s: float
 
     def wallet_calls(self) -> KeyManagement:
         """Return a client for the public and the wallet-signed calls of the exchange's key management."""
@@ -45,9 +53,8 @@ class KeySession:
         from kekbridge.exchange.orderly.signing import Signer
         from kekbridge.ops.exchange_keys import new_secret
 
-        settings = self.context.settings.exchange
         unused = Signer(NO_ACCOUNT, new_secret())  # none of these calls is signed with an exchange key
-        return KeyManagement(self.mode.value, settings.base_url, unused, timeout_s=settings.request_timeout_s)
+        return KeyManagement(self.mode.value, self.base_url, unused, timeout_s=self.request_timeout_s)
 
 
 def key_session(
@@ -59,23 +66,38 @@ def key_session(
     *,
     needs_account: bool = True,
 ) -> KeySession:
-    """Return venue and account from options and settings. Raises ConfigError in paper mode, or without an account."""
+    """Return venue and account from options, else from the settings of the bridge that runs, else from the command's own.
+
+    Raises ConfigError in paper mode, or without an account.
+    """
+    from kekbridge.cli.control import run_operation
     from kekbridge.errors import ConfigError
     from kekbridge.model import Mode
+    from kekbridge.ops.vault_operations import ShowVenue
 
     context = resolve_context(ctx, data_dir, config, {"mode": mode})
-    if context.settings.mode is Mode.PAPER:
+    venue = run_operation(context, ShowVenue(mode=Mode(mode) if mode else None))
+    chosen = Mode(venue["mode"])
+    if chosen is Mode.PAPER:
         raise ConfigError(
             'paper mode needs no key of yours; choose the venue with --mode testnet or --mode live, or set mode = "live"'
         )
-    account_id = (account or context.settings.exchange.account_id).strip()
+    account_id = (account or venue["accountId"]).strip()
     if needs_account and not account_id:
         raise ConfigError(
             "no account given; set exchange.account_id in the settings file, or use --account 0x… (shown on the exchange's API key"
             " page)",
             field="exchange.account_id",
         )
-    return KeySession(context, context.settings.mode, account_id)
+    return KeySession(
+        context,
+        chosen,
+        account_id,
+        configured_account_id=venue["accountId"],
+        broker_id=venue["brokerId"],
+        base_url=venue["baseUrl"],
+        request_timeout_s=venue["requestTimeoutS"],
+    )
 
 
 def read_secret(prompt: str) -> str:

@@ -263,7 +263,7 @@ def _key_data(session: KeySession, orderly_key: str) -> dict[str, Any]:
 def _print_settings_hint(session: KeySession) -> None:
     from kekbridge.cli import render
 
-    if session.context.settings.exchange.account_id != session.account_id:
+    if session.configured_account_id != session.account_id:
         render.note(
             f'To trade with it, set  mode = "{session.mode.value}"  and  [exchange] account_id = "{session.account_id}"'
         )

@@ -93,7 +93,7 @@ def register(
 
     session = key_session(ctx, data_dir, config, mode, None, needs_account=False)
     request = KeyRequest(
-        broker_id=_check_broker(broker or session.context.settings.exchange.broker_id),
+        broker_id=_check_broker(broker or session.broker_id),
         chain_id=chain or typed_data.CHAINS[session.mode.value],
         scope=_check_scope(scope),
         days=days,

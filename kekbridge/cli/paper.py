@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import CliContext, resolve_context
+from kekbridge.cli.context import CliContext, own_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def paper(
     """
     import asyncio
 
-    context = resolve_context(
+    context = own_context(
         ctx,
         data_dir,
         config,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli.context import resolve_context
+from kekbridge.cli.context import own_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.daemon import process
 
@@ -93,9 +93,9 @@ def serve(
         "tls.acme_directory": acme_directory,
         "tls.acme_ca_file": None if acme_ca is None else str(acme_ca),
     }
-    context = resolve_context(ctx, data_dir, config, overrides)
+    context = own_context(ctx, data_dir, config, overrides)
     if context.settings.tls.domain:
-        context = resolve_context(ctx, data_dir, config, overrides | _public_listener(context.settings))
+        context = own_context(ctx, data_dir, config, overrides | _public_listener(context.settings))
     from kekbridge import log
     from kekbridge.daemon import app as daemon
 

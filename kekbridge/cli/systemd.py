@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kekbridge.cli.context import resolve_context
+from kekbridge.cli.context import own_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.daemon.control_socket import SERVICE_DATA_DIR
 
@@ -125,7 +125,7 @@ def install(
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 
-    units = _units(resolve_context(ctx, data_dir, config))
+    units = _units(own_context(ctx, data_dir, config))
     if only_print:
         if as_json:
             render.as_json(units)

@@ -65,6 +65,7 @@ def move(
     All are written and verified there before any is removed here. Stop the bridge first; it uses the new vault from its next start.
     """
     from kekbridge.cli import render
+    from kekbridge.cli.control import require_own
     from kekbridge.errors import AlreadyRunning, ConfigError
     from kekbridge.store.lock import DaemonLock
     from kekbridge.vault import move_secrets
@@ -75,14 +76,17 @@ def move(
     )
     if DaemonLock.holder(context.data_dir) is not None:
         raise is_running
+    require_own(context.data_dir)
     with _optional_connection(context) as connection:
         mode = _mode(context, connection)
         source = open_vault(context, mode)
         names = _stored_names(context, source, connection)
     if source.name == to:
         raise ConfigError(f"the secrets are already in the {source.title}; nothing was moved")
-    if not source.is_writable:
-        raise ConfigError(f"the {source.title} is read-only; copy its files by hand, then remove them there")
+    if source.name == "directory":
+        raise ConfigError(
+            f"the {source.title} is not kekbridge's to empty; copy its files by hand, then remove them there"
+        )
     target = open_vault(_with_backend(context, to), mode)
     if not yes:
         typer.confirm(f"Move {', '.join(names)} from {source.title} to {target.title}?", abort=True, err=True)

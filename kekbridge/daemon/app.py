@@ -142,6 +142,7 @@ class Daemon:
     def __init__(self, resources: Resources, *, supervisor: Supervisor, sockets: Sequence[socket.socket]) -> None:
         settings, database = resources.settings, resources.database
         self._resources = resources
+        self._started_at = resources.clock()
         self._settings = settings
         self._tls = resources.certificate.tls if resources.certificate else settings.tls
         self._supervisor = supervisor
@@ -259,6 +260,16 @@ class Daemon:
         if name == "notify-set" and self._operator_services is not None:
             self._operator_services.reload_channels()
 
+    async def examine(self) -> tuple[Check, ...]:
+        """The checks of `kekbridge doctor`; imported and made in a thread, so that the event loop goes on answering alerts."""
+        await asyncio.to_thread(import_module, "kekbridge.ops.doctor")
+        from kekbridge.ops.doctor import examine
+
+        resources = self._resources
+        return await asyncio.to_thread(
+            examine, resources.settings, resources.data_dir, clock=resources.clock, vault=resources.vault
+        )
+
     def _status(self) -> dict[str, Any]:
         """For `GET /status` at the control socket."""
         return {
@@ -266,6 +277,7 @@ class Daemon:
             "version": __version__,
             "mode": self._settings.mode,
             "dataDir": str(self._resources.data_dir),
+            "startedAt": self._started_at,
             **self.readiness().detail,
         }
 

@@ -37,7 +37,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.facts import OrderFact, order_entry
 from kekbridge.store.lock import DaemonLock
 from kekbridge.store.schema import check_schema
-from kekbridge.vault.base import SEALED_FILE
+from kekbridge.vault.base import ADDED_FILE, SEALED_FILE
 from kekbridge.vault.recovery import BackupKey
 
 log = get_logger("kekbridge.ops.nightly")
@@ -47,9 +47,9 @@ _MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 2
 _UNAUTHENTICATED_FORMAT: Final = 1  # of version 0.1
 _MASTER_KEY: Final = "master-key.sealed"
-# Files saved with the database. None holds an unsealed secret: vault.json names the master key, vault.sealed is encrypted.
+# Files saved with the database. None holds an unsealed secret: vault.json names the master key, vault.sealed and vault.added are encrypted.
 _VAULT_RECORD: Final = "vault.json"
-_OTHER_FILES: Final = (_VAULT_RECORD, SEALED_FILE, "config.toml")
+_OTHER_FILES: Final = (_VAULT_RECORD, SEALED_FILE, ADDED_FILE, "config.toml")
 _WAL_FILES: Final = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
 _MAX_MANIFEST: Final = 1 << 20
 _CHUNK: Final = 1 << 20

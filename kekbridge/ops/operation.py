@@ -75,6 +75,9 @@ class RunningBridge(Protocol):
     async def state(self) -> dict[str, Any]:
         """The live state, as JSON."""
 
+    async def examine(self) -> tuple[Check, ...]:
+        """The checks of `kekbridge doctor`, made by the daemon: with its settings, its rights and its open vault."""
+
     async def run_job(self, name: str) -> None:
         """Run a scheduled job now. Raises NotFound for an unknown one."""
 

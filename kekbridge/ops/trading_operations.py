@@ -21,6 +21,7 @@ from kekbridge.formatting import format_decimal, to_jsonable
 from kekbridge.ingress.lockout import read_address
 from kekbridge.log import get_logger
 from kekbridge.model import MarginMode, Order, OrderIntent, OrderStatus, Position, TradingState
+from kekbridge.model.check import Check
 from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
 from kekbridge.store import codec, equity, job_runs, lost_orders, orders, projector, settings, webhooks
 from kekbridge.store.facts import OrderFact, order_entry
@@ -415,6 +416,17 @@ class ShowState(Operation, frozen=True, kw_only=True):
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         return await bridge_of(context).state()
+
+
+class Examine(Operation, frozen=True, kw_only=True):
+    """Check the whole installation, where its vault is open."""
+
+    operation: ClassVar[str] = "doctor"
+    needs_daemon: ClassVar[bool] = True
+    answer_within_s: ClassVar[float] = 120.0
+
+    async def run(self, context: OperatorContext) -> tuple[Check, ...]:
+        return await bridge_of(context).examine()
 
 
 class ListLockouts(Operation, frozen=True, kw_only=True):

@@ -164,6 +164,27 @@ class ShowRecoveryCode(Operation, frozen=True, kw_only=True):
 # ---------------------------------------------------------------------------------------------------------- exchange key
 
 
+class ShowVenue(Operation, frozen=True, kw_only=True):
+    """Venue and account that commands about keys mean unless they name others, as the bridge's settings have them."""
+
+    operation: ClassVar[str] = "keys-venue"
+    needs_data: ClassVar[bool] = False
+
+    #: Venue that a command names; None: that of the bridge.
+    mode: Mode | None = None
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        mode, exchange = self.mode or context.mode, context.settings.exchange
+        return {
+            "mode": mode.value,
+            "accountId": exchange.account_id,
+            "brokerId": exchange.broker_id,
+            # The configured address belongs to the configured mode; empty: the published one.
+            "baseUrl": exchange.base_url if mode is context.settings.mode else "",
+            "requestTimeoutS": exchange.request_timeout_s,
+        }
+
+
 class _KeyOperation(Operation, frozen=True, kw_only=True):
     """An operation on the key of one account at one venue."""
 
@@ -223,13 +244,19 @@ class GenerateKey(Operation, frozen=True, kw_only=True):
     mode: Mode
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
+        account_id = context.settings.exchange.account_id
+        if await asyncio.to_thread(context.vault.is_provided, orderly_secret(account_id)):
+            raise VaultError(
+                f"the {context.vault.title} provides orderly-secret, which only its provider can replace: run"
+                " `kekbridge keys generate --print-secret`, put the secret there, then run `kekbridge keys register`"
+            )
         secret = exchange_keys.new_secret()
         await _store_secret(context, self.mode, exchange_keys.PENDING, secret)
         return {"orderlyKey": context.keys.public_key(secret), "vault": context.vault.name}
 
 
 class ShowPendingKey(_KeyOperation, frozen=True, kw_only=True):
-    """The public key that is to be registered: the pending one, else that of a vault that kekbridge cannot write."""
+    """The public key that is to be registered: the pending one, else one that the vault's provider was given."""
 
     operation: ClassVar[str] = "keys-pending"
 
@@ -237,9 +264,9 @@ class ShowPendingKey(_KeyOperation, frozen=True, kw_only=True):
         pending = await asyncio.to_thread(context.vault.get, exchange_keys.PENDING)
         if pending is not None:
             return {"orderlyKey": context.keys.public_key(pending.decode()), "isPending": True}
-        provided: bytes | None = None
-        if not context.vault.is_writable:
-            provided = await asyncio.to_thread(context.vault.get, orderly_secret(self.account_id))
+        name, provided = orderly_secret(self.account_id), None
+        if await asyncio.to_thread(context.vault.is_provided, name):  # a key of `keys generate --print-secret`
+            provided = await asyncio.to_thread(context.vault.get, name)
         if provided is None:
             raise NotFound("key_missing", "no key to register; generate one with `kekbridge keys generate`")
         return {"orderlyKey": context.keys.public_key(provided.decode()), "isPending": False}

@@ -12,6 +12,7 @@ from typing import Protocol
 MASTER_KEY = "master-key"
 UNLOCK_CREDENTIAL = "vault-passphrase"
 SEALED_FILE = "vault.sealed"
+ADDED_FILE = "vault.added"
 
 
 def orderly_secret(account_id: str) -> str:
@@ -31,7 +32,11 @@ class VaultBackend(Protocol):
         """True if its files hold secrets unencrypted."""
 
     @property
-    def is_writable(self) -> bool: ...
+    def is_writable(self) -> bool:
+        """True if it takes new secrets."""
+
+    def is_provided(self, name: str) -> bool:
+        """True if somebody else provides the secret, so that it cannot be replaced or deleted here. Raises VaultError."""
 
     @property
     def title(self) -> str:
@@ -86,10 +91,14 @@ class OpenVault:
         """The secret of that name, or None. Raises VaultError if the vault cannot be read."""
         return self.backend.get(name)
 
+    def is_provided(self, name: str) -> bool:
+        """True if the vault's provider (systemd, Docker) gives the secret: it is replaced there, not here. Raises VaultError."""
+        return self.backend.is_provided(name)
+
     def set(self, name: str, value: bytes) -> None:
-        """Store a secret. Raises VaultError if it cannot be stored, as in a read-only vault."""
+        """Store a secret. Raises VaultError if it cannot be stored, as one that is provided."""
         self.backend.set(name, value)
 
     def delete(self, name: str) -> None:
-        """Delete a secret if it exists. Raises VaultError if the vault is read only."""
+        """Delete a secret if it exists. Raises VaultError if it is provided."""
         self.backend.delete(name)

@@ -72,7 +72,7 @@ class _Chooser:
         self._environment = environment
         self._sealed_file = data_dir / SEALED_FILE
         directory = settings.secrets_dir or environment.get("CREDENTIALS_DIRECTORY", "")
-        self._directory = DirectoryVault(Path(directory).expanduser()) if directory else None
+        self._directory = DirectoryVault(Path(directory).expanduser(), data_dir) if directory else None
 
     def open(self, name: str) -> VaultBackend:
         """Open the named vault. Raises VaultError."""

@@ -6,8 +6,6 @@ error for the operator: with a new key no stored webhook secret could be opened.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import secrets
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ from kekbridge.errors import VaultError
 from kekbridge.vault.base import MASTER_KEY, OpenVault
 from kekbridge.vault.files import exclusive_lock, read_private, write_private
 from kekbridge.vault.recovery import MASTER_KEY_BYTES
-from kekbridge.vault.sealing import master_key_id
+from kekbridge.vault.sealing import decode_master_key, master_key_id
 
 _RECORD = "vault.json"
 
@@ -29,7 +27,7 @@ def master_key(vault: OpenVault) -> bytes:
     """
     with exclusive_lock(vault.data_dir):
         stored = vault.get(MASTER_KEY)
-        key = _create(vault) if stored is None else _decode(stored, vault)
+        key = _create(vault) if stored is None else decode_master_key(stored, vault.title)
         _check_record(vault, key)
     return key
 
@@ -37,7 +35,7 @@ def master_key(vault: OpenVault) -> bytes:
 def held_master_key(vault: OpenVault) -> bytes | None:
     """The master key that a vault holds; None if it holds none. Creates and records nothing. Raises VaultError."""
     stored = vault.get(MASTER_KEY)
-    return None if stored is None else _decode(stored, vault)
+    return None if stored is None else decode_master_key(stored, vault.title)
 
 
 def recorded_vault(data_dir: Path) -> str | None:
@@ -61,7 +59,7 @@ def move_secrets(source: OpenVault, target: OpenVault, names: Sequence[str]) -> 
         target.set(name, value)
         if target.get(name) != value:
             raise VaultError(f"the {target.title} did not store {name}; nothing was removed from the old vault")
-    _write_record(target, _decode(values[MASTER_KEY], target))
+    _write_record(target, decode_master_key(values[MASTER_KEY], target.title))
     for name in values:
         source.delete(name)
 
@@ -83,29 +81,6 @@ def _create(vault: OpenVault) -> bytes:
     if vault.get(MASTER_KEY) != key:
         raise VaultError(f"the {vault.title} did not store the master key; choose another vault.backend")
     return key
-
-
-def _decode(stored: bytes, vault: OpenVault) -> bytes:
-    """The key from its raw bytes, or from base64 or hex text as people store it in a secrets directory."""
-    if len(stored) == MASTER_KEY_BYTES:
-        return stored
-    text = stored.strip()
-    for decode in (binascii.unhexlify, _decode_base64):
-        try:
-            key = decode(text)
-        except ValueError:
-            continue
-        if len(key) == MASTER_KEY_BYTES:
-            return key
-    raise VaultError(
-        f"the master-key in the {vault.title} has {len(stored)} bytes,"
-        f" expected {MASTER_KEY_BYTES} raw bytes or their base64 or hex text"
-    )
-
-
-def _decode_base64(text: bytes) -> bytes:
-    padded = text + b"=" * (-len(text) % 4)
-    return base64.b64decode(padded.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
 
 
 def _check_record(vault: OpenVault, key: bytes) -> None:

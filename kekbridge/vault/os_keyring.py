@@ -66,6 +66,9 @@ class KeyringVault:
     def title(self) -> str:
         return f"OS keyring {_full_name(self._backend)}"
 
+    def is_provided(self, name: str) -> bool:
+        return False
+
     def get(self, name: str) -> bytes | None:
         text = self._call(lambda: self._backend.get_password(self._service, name))
         if text is None:

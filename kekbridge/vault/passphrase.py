@@ -86,6 +86,9 @@ class PassphraseVault:
     def title(self) -> str:
         return f"passphrase-encrypted file {self._path}"
 
+    def is_provided(self, name: str) -> bool:
+        return False
+
     def get(self, name: str) -> bytes | None:
         value = self._secrets().get(name)
         return None if value is None else base64.b64decode(value)

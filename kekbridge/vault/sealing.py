@@ -1,4 +1,4 @@
-"""Seal webhook credentials for the database, and compute the keyed hash they are looked up by, with the master key.
+"""Seal webhook credentials for the database and secrets for a vault's files with the master key; compute the hash of apiKeys.
 
 Does not know where the master key is stored. A stolen database alone reveals no credential and verifies no guess
 (docs/internals/architecture.md section 4).
@@ -6,6 +6,8 @@ Does not know where the master key is stored. A stolen database alone reveals no
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 
 import nacl.exceptions
@@ -56,6 +58,48 @@ class Sealer:
 def master_key_id(master: bytes) -> str:
     """A short id of a master key, to check whether a vault and a data directory belong together; reveals nothing of the key."""
     return hashlib.blake2b(key=master, digest_size=8, person=b"kekbridge name").hexdigest()
+
+
+def seal_secret(master: bytes, name: str, value: bytes) -> bytes:
+    """Seal a vault's secret for a file: bound to its name, so that files cannot be exchanged for one another."""
+    return bytes(nacl.secret.SecretBox(_secret_key(master, name)).encrypt(value))
+
+
+def open_secret(master: bytes, name: str, sealed: bytes) -> bytes:
+    """Open what `seal_secret` made. Raises VaultError if it was sealed under another master key or name, or altered."""
+    try:
+        return nacl.secret.SecretBox(_secret_key(master, name)).decrypt(sealed)
+    except (nacl.exceptions.CryptoError, ValueError):
+        raise VaultError(
+            f"{name} was sealed with another master-key, or its file is damaged; restore that key, or store the secret again"
+        ) from None
+
+
+def decode_master_key(stored: bytes, title: str) -> bytes:
+    """The key from its raw bytes, or from base64 or hex text as people store it in a secrets directory. Raises VaultError."""
+    if len(stored) == MASTER_KEY_BYTES:
+        return stored
+    text = stored.strip()
+    for decode in (binascii.unhexlify, _decode_base64):
+        try:
+            key = decode(text)
+        except ValueError:
+            continue
+        if len(key) == MASTER_KEY_BYTES:
+            return key
+    raise VaultError(
+        f"the master-key in the {title} has {len(stored)} bytes,"
+        f" expected {MASTER_KEY_BYTES} raw bytes or their base64 or hex text"
+    )
+
+
+def _decode_base64(text: bytes) -> bytes:
+    padded = text + b"=" * (-len(text) % 4)
+    return base64.b64decode(padded.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
+
+
+def _secret_key(master: bytes, name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), key=_derive(master, b"kekbridge vault"), digest_size=32).digest()
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:

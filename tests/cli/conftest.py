@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from kekbridge.cli.main import run_command
+from kekbridge.daemon.control_socket import SERVICE_ROOT_VARIABLE
+from tests.cli.processes import Served, serving_as_service
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,25 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     directory = tmp_path / "data"
     monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(directory))
-    monkeypatch.setenv("KEKBRIDGE_TEST_SERVICE_ROOT", str(tmp_path / "no-service"))
+    monkeypatch.setenv(SERVICE_ROOT_VARIABLE, str(tmp_path / "no-service"))
     monkeypatch.setenv("KEKBRIDGE_VAULT_BACKEND", "key_file")
     return directory
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[Path]:
+    """Where the service is, instead of `/`: short enough for the name of a socket, and not closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="kb-") as path:
+        Path(path).chmod(0o755)
+        monkeypatch.setenv(SERVICE_ROOT_VARIABLE, path)
+        yield Path(path)
+
+
+@pytest.fixture
+def service(root: Path) -> Iterator[Served]:
+    """The service: data and runtime directory as its unit has them."""
+    with serving_as_service(root) as bridge:
+        yield bridge
 
 
 @pytest.fixture

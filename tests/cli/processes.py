@@ -126,6 +126,25 @@ def starting(environment: dict[str, str]) -> Iterator[Callable[..., Served]]:
             served.close()
 
 
+@contextmanager
+def serving(environment: dict[str, str], **changes: str) -> Iterator[Served]:
+    """Run a bridge, from its announcement on."""
+    with starting(environment) as start:
+        bridge = start("serve", "--json", **changes)
+        bridge.line(lambda text: text.startswith("{"))
+        yield bridge
+
+
+@contextmanager
+def serving_as_service(root: Path, **changes: str) -> Iterator[Served]:
+    """Run a bridge as the service does below a directory that stands for `/`: the data and the runtime directory of its unit."""
+    runtime = root / "run/kekbridge"
+    runtime.mkdir(parents=True, mode=0o750, exist_ok=True)
+    runtime.chmod(0o750)
+    with serving(bare_environment(root / "var/lib/kekbridge"), RUNTIME_DIRECTORY=str(runtime), **changes) as bridge:
+        yield bridge
+
+
 def shells() -> list[str]:
     """Return the installed shells, sh first."""
     return [shell for shell in ("sh", "bash", "zsh", "dash") if shutil.which(shell)]

@@ -8,9 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from kekbridge.store import settings
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from tests.cli.conftest import Run
-from tests.cli.processes import DEADLINE_S, Served, bare_environment, starting
+from tests.cli.processes import DEADLINE_S, Served, bare_environment, serving
 from tests.cli.terminal import at_terminal
 
 STATE_COMMANDS = (
@@ -40,38 +38,6 @@ STATE_COMMANDS = (
 def state_of(data_dir: Path) -> TradingState:
     with Database.open(data_dir, create=False, migrate=False).snapshot() as connection:
         return settings.trading_control(connection, now=now()).state
-
-
-def serve(environment: dict[str, str], **changes: str) -> contextlib.AbstractContextManager[Served]:
-    """A running bridge."""
-
-    @contextlib.contextmanager
-    def running() -> Iterator[Served]:
-        with starting(environment) as start:
-            bridge = start("serve", "--json", **changes)
-            bridge.line(lambda text: text.startswith("{"))
-            yield bridge
-
-    return running()
-
-
-@pytest.fixture
-def root(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[Path]:
-    """Where the service is, instead of `/`: short enough for the name of a socket, and not closed to other users."""
-    with tempfile.TemporaryDirectory(prefix="kb-") as path:
-        Path(path).chmod(0o755)
-        monkeypatch.setenv(SERVICE_ROOT_VARIABLE, path)
-        yield Path(path)
-
-
-@pytest.fixture
-def service(root: Path) -> Iterator[Served]:
-    """The service: data and runtime directory as its unit has them."""
-    runtime, data = root / "run/kekbridge", root / "var/lib/kekbridge"
-    runtime.mkdir(parents=True, mode=0o750)
-    runtime.chmod(0o750)
-    with serve(bare_environment(data), RUNTIME_DIRECTORY=str(runtime)) as bridge:
-        yield bridge
 
 
 @pytest.mark.parametrize("command", STATE_COMMANDS)
@@ -106,7 +72,7 @@ def test_a_stopped_directory_says_how_it_will_start(run: Run, data_dir: Path) ->
 def test_the_running_service_comes_first(run: Run, data_dir: Path, service: Served, root: Path) -> None:
     """Its socket is asked although the command's own directory has data; --data-dir alone leads elsewhere, with a note."""
     name = f"PAPER, {root / 'var/lib/kekbridge'} (process {service.process.pid})"
-    assert run("webhook", "create", "w").code == 0
+    assert run("webhook", "create", "w", "--data-dir", str(data_dir)).code == 0
     assert run("halt").out == f"halted: {name}\n"
     assert state_of(data_dir) is TradingState.RUNNING
     assert service.data("dashboard")["trading"]["state"] == "halted"
@@ -121,7 +87,7 @@ def test_several_running_bridges(run: Run, data_dir: Path, service: Served, root
     """A script must name one; a person at a terminal is asked, and the one that was chosen is named."""
     theirs = f"PAPER, {root / 'var/lib/kekbridge'} (process {service.process.pid})"
     environment = bare_environment(data_dir) | {SERVICE_ROOT_VARIABLE: str(root)}
-    with serve(environment) as own:
+    with serving(environment) as own:
         mine = f"PAPER, {data_dir} (process {own.process.pid})"
         refused = run("halt")
         assert refused.code == 2
@@ -168,7 +134,7 @@ def test_a_service_out_of_reach_is_never_passed_over(
     """Exit code 3 with who may, although the caller's own directory has data that could be halted instead."""
     own = root / "own"
     monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(own))
-    assert run("webhook", "create", "w").code == 0
+    assert run("webhook", "create", "w", "--data-dir", str(own)).code == 0
     assert run("halt", "--data-dir", str(own)).code == 0  # imports what the other user may not be able to read
     assert run("resume", "--data-dir", str(own)).code == 0
     for file in (own, *own.iterdir()):
@@ -188,7 +154,7 @@ def test_a_service_out_of_reach_is_never_passed_over(
 
 def test_a_bridge_elsewhere_is_pointed_at(run: Run, tmp_path: Path) -> None:
     """A command in the wrong home changes nothing, and names the bridge that runs with its own --data-dir."""
-    with serve(bare_environment(tmp_path / "elsewhere")) as bridge:
+    with serving(bare_environment(tmp_path / "elsewhere")) as bridge:
         done = run("halt")
         assert done.code == 3
         if Path("/proc/net/unix").exists():
@@ -198,7 +164,7 @@ def test_a_bridge_elsewhere_is_pointed_at(run: Run, tmp_path: Path) -> None:
 
 def test_wrong_settings_do_not_prevent_a_halt(run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A settings file or variable that `serve` would refuse is no reason not to stop a bridge that runs."""
-    with serve(bare_environment(data_dir)) as bridge:
+    with serving(bare_environment(data_dir)) as bridge:
         (data_dir / "config.toml").write_text("[riks]\nmax_notional = 5\n")
         monkeypatch.setenv("KEKBRIDGE_MODES", "live")
         done = run("halt")

@@ -423,6 +423,7 @@ def test_the_passphrase_of_an_open_vault_is_not_asked_for(tmp_path: Path) -> Non
             ("notify", "channels"),
             ("vault", "status"),
             ("keys", "generate", "--mode", "live"),
+            ("doctor",),
         ):
             done = run(*command)
             assert done.returncode == 0, (command, done.stderr)

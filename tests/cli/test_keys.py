@@ -62,7 +62,7 @@ def test_add_stores_a_key_that_the_exchange_accepts(run_live: Any, set_stdin: Se
     assert added["vault"] == "file"
     assert {check["name"]: check["level"] for check in added["checks"]}["scopes"] == "ok"
     assert run_live("keys", "check").code == 0
-    assert run_live("vault", "status", "--json").data["names"] == [f"orderly-secret:{PAPER_ACCOUNT_ID}"]
+    assert run_live("vault", "status", "--json").data["names"] == ["master-key", f"orderly-secret:{PAPER_ACCOUNT_ID}"]
     seed = PAPER_ORDERLY_SECRET.removeprefix("ed25519:").encode()
     assert not any(seed in file.read_bytes() for file in data_dir.rglob("*") if file.is_file())
 
@@ -269,7 +269,7 @@ def test_remove_revokes_and_deletes_the_key(run_live: Any, set_stdin: SetStdin, 
         "removedHere": True,
     }
     assert venue.key(PAPER_ORDERLY_KEY).status == "REMOVED"
-    assert run_live("vault", "status", "--json").data["names"] == []
+    assert run_live("vault", "status", "--json").data["names"] == ["master-key"]
     assert run_live("keys", "list").code == 3
 
 

@@ -33,6 +33,9 @@ class MemoryVault:
         self.is_plain = is_plain
         self.secrets: dict[str, bytes] = {}
 
+    def is_provided(self, name: str) -> bool:
+        return False
+
     def get(self, name: str) -> bytes | None:
         return self.secrets.get(name)
 

@@ -275,7 +275,7 @@ def test_systemds_acl_is_understood(tmp_path: Path, named_user: str, group_bits:
     except OSError:
         pytest.skip("this file system has no ACLs")
     assert stat.S_IMODE(path.stat().st_mode) == 0o440
-    vault = DirectoryVault(tmp_path)
+    vault = DirectoryVault(tmp_path, tmp_path / "data")
     if is_accepted:
         assert vault.get(MASTER_KEY) == KEY
     else:
@@ -307,7 +307,7 @@ def test_the_exchange_key_has_a_name_that_systemd_and_docker_allow(tmp_path: Pat
     """No colon, and short enough: `orderly-secret` is for any account, `orderly-secret.<account>` for one."""
     write_secret(tmp_path / "orderly-secret", b"for all")
     write_secret(tmp_path / "orderly-secret.0xaa", b"for aa")
-    vault = DirectoryVault(tmp_path)
+    vault = DirectoryVault(tmp_path, tmp_path / "data")
     assert vault.get(orderly_secret("0xaa")) == b"for aa"
     assert vault.get(orderly_secret("0xbb")) == b"for all"
 
@@ -325,6 +325,39 @@ def test_a_directory_is_never_written(data_dir: Path, tmp_path: Path) -> None:
         with pytest.raises(VaultError):
             act()
     assert list((tmp_path / "creds").iterdir()) == []
+
+
+def test_a_directory_takes_further_secrets_sealed(data_dir: Path, tmp_path: Path) -> None:
+    """Under its master key, in the data directory: what is provided comes first and stays, other keys and names open nothing."""
+    creds, master = tmp_path / "creds", base64.b64encode(KEY)
+    write_secret(creds / "master-key", master)
+    write_secret(creds / "orderly-secret", b"provided")
+    vault = DirectoryVault(creds, data_dir)
+    assert vault.is_writable
+    vault.set("notify-urls", b"json://host/TOKEN")
+    assert DirectoryVault(creds, data_dir).get("notify-urls") == b"json://host/TOKEN"
+    file = data_dir / "vault.added"
+    assert (stat.S_IMODE(file.stat().st_mode), b"TOKEN" in file.read_bytes()) == (0o600, False)
+    for name in (orderly_secret("0xaa"), MASTER_KEY):
+        with pytest.raises(VaultError, match="put there by its provider"):
+            vault.set(name, KEY)
+        with pytest.raises(VaultError, match="removed there by its provider"):
+            vault.delete(name)
+    assert vault.get(orderly_secret("0xaa")) == b"provided"
+    assert sorted(path.name for path in creds.iterdir()) == ["master-key", "orderly-secret"]
+    file.write_text(file.read_text().replace("notify-urls", "orderly-pending"))
+    with pytest.raises(VaultError, match="orderly-pending was sealed"):
+        vault.get("orderly-pending")
+    vault.delete("orderly-pending")
+    assert vault.get("orderly-pending") is None
+    vault.set("notify-urls", b"again")
+    (creds / "master-key").chmod(0o600)
+    write_secret(creds / "master-key", base64.b64encode(bytes(32)))
+    with pytest.raises(VaultError, match="another master-key"):
+        vault.get("notify-urls")
+    file.write_text('{"secrets": [')
+    with pytest.raises(VaultError, match=r"vault\.added is damaged"):
+        vault.get("notify-urls")
 
 
 def test_a_configured_directory_must_exist(data_dir: Path, tmp_path: Path) -> None:

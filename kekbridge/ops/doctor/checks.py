@@ -31,17 +31,29 @@ AskPassphrase = Callable[[str], str] | None
 
 
 def examine(
-    settings: Settings, data_dir: Path, *, clock: Callable[[], datetime], ask: AskPassphrase = None
+    settings: Settings,
+    data_dir: Path,
+    *,
+    clock: Callable[[], datetime],
+    ask: AskPassphrase = None,
+    vault: OpenVault | None = None,
+    unopened: str = "",
 ) -> tuple[Check, ...]:
-    """Run every check once. `ask` prompts for the vault's passphrase on a terminal. Blocks for up to some seconds.
+    """Run every check once. Blocks for up to some seconds.
 
-    `settings` contain the mode in force. No line contains a secret.
+    `settings` contain the mode in force. `vault` is the one that the daemon has open; without it, it is opened here and `ask` prompts for
+    its passphrase on a terminal, unless `unopened` says why it must not be. No line contains a secret.
     """
-    now = clock()
+    now, is_daemon = clock(), vault is not None
     checks = [*machine.data_directory(data_dir), *machine.disk(data_dir, settings.store.warn_free_mb)]
-    vault, vault_check = _vault(settings, data_dir, ask)
+    if vault is not None:
+        vault_check = _vault_check(settings, vault)
+    elif unopened:
+        vault_check = Check("vault", "warning", f"not checked: {unopened}")
+    else:
+        vault, vault_check = _vault(settings, data_dir, ask)
     checks += [vault_check, *machine.certificate(settings.tls, now), *machine.proxy(settings)]
-    url, store_checks = _store(settings, data_dir, now)
+    url, store_checks = _store(settings, data_dir, now, is_daemon=is_daemon)
     checks += [*store_checks, *jobs.channels(settings, vault)]
     checks += asyncio.run(_exchange(settings, vault, clock))
     checks += service.daemon_checks(data_dir, url)
@@ -63,18 +75,22 @@ def _vault(settings: Settings, data_dir: Path, ask: AskPassphrase) -> tuple[Open
         return None, Check(
             "vault", "broken", error.message, "make that vault available again; `kekbridge docs live` explains vaults"
         )
+    return vault, _vault_check(settings, vault)
+
+
+def _vault_check(settings: Settings, vault: OpenVault) -> Check:
     if vault.is_plain and settings.mode is not Mode.PAPER:
-        return vault, Check("vault", "warning", f"{vault.description} is not encrypted", "use systemd credentials")
-    return vault, Check("vault", "ok", vault.description)
+        return Check("vault", "warning", f"{vault.description} is not encrypted", "use systemd credentials")
+    return Check("vault", "ok", vault.description)
 
 
-def _store(settings: Settings, data_dir: Path, now: datetime) -> tuple[str, list[Check]]:
+def _store(settings: Settings, data_dir: Path, now: datetime, *, is_daemon: bool) -> tuple[str, list[Check]]:
     """The daemon's address on this machine, and the checks of the store."""
     usual = f"{'https' if settings.tls.cert else 'http'}://{settings.server.host}:{settings.server.port}"
     if not (data_dir / FILE_NAME).exists():
         return usual, [Check("database", "ok", "none yet; the first start makes it")]
     try:
-        database = Database.open(data_dir, create=False)
+        database = Database.open(data_dir, create=False, migrate=not is_daemon)
         try:
             with database.snapshot() as connection:
                 url = registry.local_url_of(connection) or usual

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from kekbridge.model.check import Check
 from kekbridge.ops.doctor import examine, machine
 from kekbridge.ops.expiry import not_after
 from kekbridge.store.connections import FILE_NAME
-from tests.cli.processes import Served, bare_environment, starting
+from tests.cli.processes import Served, bare_environment, serving
 from tests.paths import DATA
 from tests.system.forked import run_cli
 from tests.system.harness import call, wait_until
@@ -165,33 +167,60 @@ def test_a_tunnel_that_is_not_named_is_a_warning(overrides: dict[str, object], l
     assert [check.level for check in machine.proxy(settings)] == levels
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """A running paper bridge."""
-    with starting(bare_environment(tmp_path / "served")) as start:
-        yield start("serve", "--json")
+@contextmanager
+def serving_at(data_dir: Path, public_url: str) -> Iterator[Served]:
+    """A running paper bridge on a free port; `{port}` in its public address is that port, `{paper}` that of its paper exchange."""
+    environment, (port, paper) = bare_environment(data_dir), free_ports(2)
+    environment |= {
+        "KEKBRIDGE_SERVER_PORT": str(port),
+        "KEKBRIDGE_PAPER_PORT": str(paper),
+        "KEKBRIDGE_SERVER_PUBLIC_URL": public_url.format(port=port, paper=paper),
+    }
+    with serving(environment) as bridge:
+        yield bridge
 
 
-def test_a_running_bridge_is_checked_through_its_public_url(served: Served) -> None:
-    """The daemon is found on a random port, and a message through the public URL reaches it."""
-    url = json.loads(served.line(lambda text: True))["url"]
-    wait_until(lambda: call(url + "/readyz")["streamLive"])
-    served.environment["KEKBRIDGE_SERVER_PUBLIC_URL"] = url
-    # TradingView posts to ports 80 and 443 only; loopback addresses may have any port.
-    found = {check["name"]: check for check in served.data("doctor")["checks"]}
-    assert found["daemon"]["level"] == found["stream"]["level"] == found["loop"]["level"] == "ok"
-    assert found["dns"]["level"] == "warning"  # TradingView cannot reach 127.0.0.1
-    assert found["public url"]["level"] == "warning"  # plain HTTP
-    # The message was received; rejected requests are stored in groups, a moment later.
-    wait_until(lambda: "api_key_missing" in served.run("logs", "--json").stdout)
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
-def test_a_url_that_leads_elsewhere_is_broken(served: Served) -> None:
+def test_a_running_bridge_is_checked_through_its_public_url(tmp_path: Path) -> None:
+    """The daemon is found on its port, and a message through the public URL reaches it."""
+    with serving_at(tmp_path / "served", "http://127.0.0.1:{port}") as served:
+        url = json.loads(served.printed[0])["url"]
+        wait_until(lambda: call(url + "/readyz")["streamLive"])
+        # TradingView posts to ports 80 and 443 only; loopback addresses may have any port.
+        found = {check["name"]: check for check in served.data("doctor")["checks"]}
+        assert found["daemon"]["level"] == found["stream"]["level"] == found["loop"]["level"] == "ok"
+        assert found["dns"]["level"] == "warning"  # TradingView cannot reach 127.0.0.1
+        assert found["public url"]["level"] == "warning"  # plain HTTP
+        # The message was received; rejected requests are stored in groups, a moment later.
+        wait_until(lambda: "api_key_missing" in served.run("logs", "--json").stdout)
+
+
+@pytest.mark.parametrize("public_url", ["http://127.0.0.1:{paper}", "http://127.0.0.1:1"])
+def test_a_url_that_leads_elsewhere_is_broken(tmp_path: Path, public_url: str) -> None:
     """A response from another server, or none, is broken."""
-    paper = json.loads(served.line(lambda text: True))["paperUrl"]
-    for url in (paper, "http://127.0.0.1:1"):
-        served.environment["KEKBRIDGE_SERVER_PUBLIC_URL"] = url
+    with serving_at(tmp_path / "served", public_url) as served:
         done = served.run("doctor", "--json")
         found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
         assert found["loop"]["level"] == "broken"
         assert done.returncode == 1
+
+
+def test_settings_changed_since_the_start_are_pointed_at(tmp_path: Path) -> None:
+    """A running bridge uses the settings of its start: a newer file is a warning, one that cannot be read is broken."""
+    data_dir = tmp_path / "served"
+    with serving(bare_environment(data_dir)) as served:
+        assert served.data("doctor")["checks"][0]["text"] == "those of the running bridge, mode paper"
+        (data_dir / "config.toml").write_text("[queue]\nconcurrency = 3\n")
+        changed = served.data("doctor")["checks"][0]
+        assert (changed["level"], "restart the bridge" in changed["fix"]) == ("warning", True)
+        (data_dir / "config.toml").write_text("[queu]\n")
+        checks = json.loads(served.run("doctor", "--json").stdout)["checks"]
+        assert (checks[0]["name"], checks[0]["level"]) == ("settings", "broken")
+        assert "daemon" in {check["name"] for check in checks}
