@@ -322,8 +322,9 @@ class Account:
             entry = protection.state_entry(self.connection, one.order, given, detail=str(number % 2), now=self.now)
             if entry is not None:
                 self.book.append(entry)
-        for order in protection.entries_missing_take_profits(self.connection)[: number % 2]:
-            self.book.append(protection.take_profits_entry(order, detail="placed", now=self.now))
+        for found in protection.protected_entries(self.connection):
+            if found.wants_take_profits and number % 2:
+                self.book.append(protection.take_profits_entry(found.entry, detail="placed", now=self.now))
 
     # ------------------------------------------------------------------------------------------------------------- states
 

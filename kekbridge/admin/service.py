@@ -23,12 +23,13 @@ from kekbridge.model.notifications import describe_event
 from kekbridge.model.statistics import Report, build_report
 from kekbridge.ops.operations import Operations
 from kekbridge.reports import limits
-from kekbridge.store import alerts, conditions, incomplete_orders, job_runs, read_positions, statistics
+from kekbridge.store import alerts, conditions, incomplete_orders, job_runs, protection, read_positions, statistics
 from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.conditions import Condition
 from kekbridge.store.database import Database
+from kekbridge.store.protection import Protection
 from kekbridge.vault import Sealer
 
 _SHOWN: Final = 20
@@ -96,7 +97,10 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
         "lastAlerts": [alert_data(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
         "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
-        "conditions": [_condition(one) for one in conditions.list_active(connection).values()],
+        "conditions": [
+            *(_condition(one) for one in conditions.list_active(connection).values()),
+            *(_unprotected(one) for one in protection.open_protections(connection) if one.naked_since and one.detail),
+        ],
         "jobs": job_runs.list_runs(connection),
         "records": {
             "incompleteOrders": incomplete_orders.count(connection),
@@ -109,6 +113,13 @@ def _condition(one: Condition) -> dict[str, Any]:
     """A condition in force, in the words of its notification."""
     severity, words = describe_event(one.kind, one.data)
     return {"event": one.kind, "severity": severity, "words": words, "since": one.since}
+
+
+def _unprotected(one: Protection) -> dict[str, Any]:
+    """A missing stop as a condition in force."""
+    facts = {"symbol": one.order.intent.symbol, "detail": one.detail, "at": one.naked_since}
+    severity, words = describe_event("protection_wanted", facts)
+    return {"event": "protection_wanted", "severity": severity, "words": words, "since": one.naked_since}
 
 
 def _account(snapshot: AccountSnapshot) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class OperatorServices:
             exchange=resources.exchange,
             tracker=trading.tracker,
             reconciler=trading.reconciler,
-            stop_guard=trading.stop_guard,
+            protection=trading.protection,
             book=trading.book,
             equity=self.equity,
             database=resources.database,

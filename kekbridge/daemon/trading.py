@@ -24,17 +24,16 @@ from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.execution.load_book import load_book, load_recent, load_webhook
 from kekbridge.execution.manual_orders import ManualOrders
 from kekbridge.execution.missing_orders import MissingOrders
-from kekbridge.execution.orphan_stops import OrphanStopCanceller
+from kekbridge.execution.protection_controller import ProtectionController
 from kekbridge.execution.reconciler import Reconciler
-from kekbridge.execution.stop_guard import StopLossGuard
 from kekbridge.execution.submitter import OrderSubmitter
-from kekbridge.execution.take_profits import TakeProfitPlacer
 from kekbridge.execution.tracker import OrderTracker
 from kekbridge.execution.updates import OrderUpdates
 from kekbridge.ingress.audit import KeyUsageLog
 from kekbridge.ingress.auth import Authenticator
 from kekbridge.ingress.receiver import AlertReceiver
 from kekbridge.log import get_logger
+from kekbridge.model import Order
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import settings as store_settings
@@ -55,7 +54,7 @@ class TradingServices:
         self._reconciled = asyncio.Event()
         self._first_attempt = asyncio.Event()
         self.updates = updates = OrderUpdates()
-        self.book = book = Book(append=database.append_soon, publish=updates.publish)
+        self.book = book = Book(append=database.append_soon, publish=self._publish)
         self.webhooks = KnownWebhooks(database, clock)
         self.key_usage = KeyUsageLog(database)
         self.tracker = OrderTracker(
@@ -64,7 +63,7 @@ class TradingServices:
             exchange=exchange,
             settings=settings.queue,
             clock=clock,
-            protection_changed=self._wake_protection,
+            protection_changed=lambda symbol: self.protection.wake(symbol),
             order_settled=lambda: self.dispatcher.wake(),
         )
         self.reconciler = Reconciler(book=book, exchange=exchange, tracker=self.tracker, settings=settings, clock=clock)
@@ -143,18 +142,14 @@ class TradingServices:
             clock=clock,
             offer_price=resources.offer_price,
         )
-        self.stop_guard = StopLossGuard(
+        self.protection = ProtectionController(
+            book=book,
             database=database,
             exchange=exchange,
             settings=settings.queue,
             clock=clock,
             submit=self.submitter.submit,
-        )
-        self.take_profits = TakeProfitPlacer(
-            database=database, exchange=exchange, clock=clock, submit=self.submitter.submit
-        )
-        self.orphan_stops = OrphanStopCanceller(
-            book=book, database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock
+            cancel=self.canceller.cancel,
         )
         self.manual_orders = ManualOrders(
             book=book,
@@ -167,6 +162,11 @@ class TradingServices:
         )
         database.read_now(load_book, book, account_rates=settings.risk.rates, now=clock())
         database.listen_changes(self._on_changed)
+
+    def _publish(self, order: Order) -> None:
+        """An order changed: tell those who wait for its alert, and the protection controller."""
+        self.updates.publish(order)
+        self.protection.on_order(order)
 
     def _on_changed(self, changed: frozenset[str]) -> None:
         """A job changed what is held in memory."""
@@ -216,7 +216,7 @@ class TradingServices:
         if self.dispatcher.is_stopping:
             return
         self._reconciled.set()
-        self._wake_protection()
+        self.protection.wake()
         await self.dispatcher.run()
 
     def background(self) -> tuple[Coroutine[Any, Any, None], ...]:
@@ -225,9 +225,7 @@ class TradingServices:
             self.tracker.run(),
             self.key_usage.run(),
             self._when_reconciled(self.account_events.note_leaving_markets),
-            self._when_reconciled(self.stop_guard.run),
-            self._when_reconciled(self.take_profits.run),
-            self._when_reconciled(self.orphan_stops.run),
+            self._when_reconciled(self.protection.run),
             self._when_reconciled(self._resolve_orphans),
             self._when_reconciled(self.canceller.run),
             self._when_reconciled(self.missing_orders.run),
@@ -248,11 +246,6 @@ class TradingServices:
 
     async def _resolve_orphans(self) -> None:
         await self.reconciler.run(self.dispatcher.is_handling)
-
-    def _wake_protection(self) -> None:
-        """An entry executed, or an exit of one changed: check its stop and its take-profits."""
-        self.stop_guard.wake()
-        self.take_profits.wake()
 
     async def _when_reconciled(self, work: Callable[[], Awaitable[None]]) -> None:
         await self._reconciled.wait()

@@ -323,11 +323,17 @@ class Exchange(Protocol):
     def carries_all_exits(self, intent: OrderIntent) -> bool:
         """True if the request that creates the order carries all its exits, so that `exits_after_fill` is empty. Any thread."""
 
+    def exits_close_position(self, intent: OrderIntent) -> bool:
+        """True if the exits that the order's request carries close the whole position, whoever opened it. Any thread."""
+
     async def cancel(self, target: OrderStatusReport | Order) -> SubmitResult:
         """Request the cancel of one order, of ours by the exchange's id that is stored, else as reported.
 
         Accepted = passed on, not yet canceled; a finished order is Rejected. ValueError for an order of ours whose id is not known.
         """
+
+    async def cancel_exits(self, report: OrderStatusReport) -> SubmitResult:
+        """Request the cancel of the open exits that an entry's own request carried; the entry itself has ended."""
 
     async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
         """Request the cancel of every order of the account, stops and exits included, of one symbol or of all.
@@ -349,8 +355,10 @@ class Exchange(Protocol):
 
     # ------------------------------------------------------------------------------------------------------- queries
 
-    async def find(self, order: Order) -> OrderStatusReport | None:
+    async def find(self, order: Order, *, is_urgent: bool = False) -> OrderStatusReport | None:
         """Query an order by its `client_order_id`. None only if the exchange states that it does not exist.
+
+        `is_urgent`: before the queries for entries, also if it is one.
 
         For an entry with exits the report describes the entry: FILLED once it has executed, although its exits still wait.
         """

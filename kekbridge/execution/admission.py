@@ -20,6 +20,7 @@ from kekbridge.execution import transitions
 from kekbridge.execution.book import Book, with_ms_times
 from kekbridge.execution.exit_watch import ExitWatch
 from kekbridge.execution.repeats import RecentAlerts, Taken
+from kekbridge.execution.shared_exits import shared_exit_warnings
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.failpoints import hit
 from kekbridge.model import (
@@ -129,7 +130,7 @@ class AlertAdmissions:
         if first_id is not None:
             first = await self._database.read(alerts.get, first_id)
             return Preview(kind=_kind_of_repeat(alert, first), first_id=first_id)
-        decision = decide(self.usage(webhook, now=alert.received_at))
+        decision = self._decide(alert, decide, webhook)
         excess = self._find_excess(alert, decision, webhook)
         if excess is not None:
             return Preview(kind=RATE_LIMITED, decision=decision, retry_after_s=excess.retry_after_s)
@@ -144,7 +145,7 @@ class AlertAdmissions:
         """
         if self._find_first(alert) is not None:
             return None
-        decision = decide(self.usage(webhook, now=alert.received_at))
+        decision = self._decide(alert, decide, webhook)
         excess = self._find_excess(alert, decision, webhook)
         if excess is not None:
             return self._append(_rate_limited(alert, decision, excess), _NOTHING, None)
@@ -168,6 +169,14 @@ class AlertAdmissions:
         status = decision.status if decision.status != "admitted" else "submitting" if permit is not None else "queued"
         stored = _stored_alert(alert, decision, status=status)
         return self._append(Admission(kind=decision.status, alert=stored, orders=planned), decision, permit)
+
+    def _decide(self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook) -> Decision:
+        """The decision, with a warning of exits that other webhooks share."""
+        decision = decide(self.usage(webhook, now=alert.received_at))
+        shared = shared_exit_warnings(
+            decision, webhook_id=webhook.id, book=self._book, database=self._database, exchange=self._exchange
+        )
+        return msgspec.structs.replace(decision, warnings=(*decision.warnings, *shared)) if shared else decision
 
     async def finish(self, admission: Admission) -> bool:
         """Wait until the row is on disk; False if another alert has claimed its identity. Raises StoreUnavailable if nothing was stored."""
@@ -238,7 +247,7 @@ class AlertAdmissions:
                     intent=intent,
                     status=OrderStatus.QUEUED,
                     created_at=alert.received_at,
-                    expires_at=NEVER if intent.purpose is Purpose.EXIT else expires_at,
+                    expires_at=expires_at if intent.purpose is Purpose.ENTRY else NEVER,
                 )
             )
             for leg, intent in enumerate(decision.intents if decision.status == "admitted" else ())

@@ -26,6 +26,7 @@ from kekbridge.model import (
     MarginMode,
     Order,
     OrderStatus,
+    Purpose,
     Reservation,
     StrategyHistory,
     TradingState,
@@ -70,7 +71,7 @@ class Book:
         self.orders: dict[str, Order] = {}
         #: The same by symbol.
         self.by_symbol: dict[str, dict[str, Order]] = {}
-        #: Queued orders among them.
+        #: Queued orders among them that the dispatcher sends: all but protective ones (protection_controller.py).
         self.queued: dict[str, Order] = {}
         #: Every leg of alerts with an unfinished order, by our id of the alert.
         self.legs: dict[str, dict[int, Order]] = {}
@@ -289,7 +290,7 @@ class Book:
             del of_symbol[name]
             if not of_symbol:
                 del self.by_symbol[symbol]
-        if is_open and after.status is OrderStatus.QUEUED:
+        if is_open and after.status is OrderStatus.QUEUED and after.intent.purpose is not Purpose.PROTECT:
             self.queued[name] = after
         else:
             self.queued.pop(name, None)

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from kekbridge.execution.book import Book
-from kekbridge.model import Order, OrderStatus, OrderType
+from kekbridge.model import Order, OrderStatus, OrderType, Purpose
 from kekbridge.model.market import ZERO
 from kekbridge.store.alerts import NOTHING_TO_CLOSE
 
@@ -67,11 +67,11 @@ def heads(
     for symbol in {order.intent.symbol: None for order in book.queued.values()}:
         in_flight: list[Order] = []
         waiting: list[tuple[Order, bool]] = []  # and whether it is due
-        for order in list(book.by_symbol[symbol].values()):
+        for name, order in list(book.by_symbol[symbol].items()):
             if order.status is not OrderStatus.QUEUED:
                 if is_unsettled(order, now=now, settle_within_s=settle_within_s):
                     in_flight.append(order)
-            elif not (is_held(order) or (order.is_entry and not entries_allowed)):
+            elif name in book.queued and not (is_held(order) or (order.is_entry and not entries_allowed)):
                 next_step = _next_step(book, order, now)
                 if next_step == "send" or next_step == "later":
                     waiting.append((order, next_step == "send"))
@@ -226,8 +226,8 @@ def is_symbol_free(book: Book, order: Order, *, now: datetime, settle_within_s: 
     """
     others = book.by_symbol.get(order.intent.symbol)
     if others:
-        for other in others.values():
-            if other.status is OrderStatus.QUEUED:
+        for name, other in others.items():
+            if name in book.queued:
                 leg = leg_before(book, other)
                 if leg is None or leg.finished_at is not None:
                     return False
@@ -274,7 +274,7 @@ def is_unsettled(order: Order, *, now: datetime, settle_within_s: float) -> bool
 
     Protective orders hold back none: they are placed beside whatever trades.
     """
-    if order.is_protective:
+    if order.intent.purpose is Purpose.PROTECT:
         return False
     if order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN):
         return True

@@ -129,11 +129,10 @@ class Reconciler:
         order = self._book.current(order)
         if order.status not in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN):
             return order  # the stream has reported it meanwhile
-        # A protective order is not sent again: the stop guard has long sent the next one.
-        may_resend = order.intent.purpose is Purpose.EXIT or (
-            order.is_entry and self._settings.queue.resend_unknown_entries
-        )
-        if may_resend and now < order.expires_at and order.cancel_requested_at is None:
+        # A protective order goes back to the protection controller, which sends it again as far as it is still needed.
+        may_resend = not order.is_entry or self._settings.queue.resend_unknown_entries
+        is_in_time = now < order.expires_at or order.intent.purpose is Purpose.PROTECT
+        if may_resend and is_in_time and order.cancel_requested_at is None:
             log.warning("unknown_order_sent_again", client_order_id=order.client_order_id, purpose=order.intent.purpose)
             text = "the exchange does not have the order and can no longer accept the first request: sent again"
             after = transitions.deferred(order, code="outcome_unknown", error=text, next_attempt_at=now)

@@ -36,6 +36,7 @@ from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import (
     FIRST_PROTECTIVE_LEG,
+    NEVER,
     Order,
     OrderIntent,
     OrderStatus,
@@ -247,37 +248,74 @@ class OrderSubmitter:
         return True
 
     async def submit(
-        self, entry: Order, intent: OrderIntent, *, expires_at: datetime, within_s: float | None = None
-    ) -> tuple[Order, SubmitResult | None]:
+        self, entry: Order, intent: OrderIntent, *, draft: Order | None = None, within_s: float | None = None
+    ) -> tuple[Order, SubmitResult] | None:
         """Store a protective order for an entry, beside the queue, send it and wait until the result is recorded.
 
-        The result is None if the order must not be sent any more. Without a permit within `within_s` seconds (None: however long it takes)
-        nothing is sent, and that is recorded. Raises StoreUnavailable if it could not be stored.
+        `draft`: a queued protective order that is sent again with this intent, under its client order id; None: a new one. Returns None if
+        nothing was stored or sent: no permit came within `within_s` seconds (None: however long it takes), or the draft has ended. Raises
+        StoreUnavailable if it could not be stored.
         """
-        order = await self._add_protective(entry, intent, expires_at=expires_at)
-        name = order.client_order_id
+        order = draft or self._new_protective(entry, intent, leg=FIRST_PROTECTIVE_LEG)
         try:
             async with asyncio.timeout(within_s):
-                permit = await self._exchange.acquire_permit(order)
+                permit = await self._exchange.acquire_permit(replace(order, intent=intent))
         except TimeoutError:
-            late = Retryable(
-                "exchange_busy", f"the exchange's rate limit left no room for this order within {within_s:.1f} s"
-            )
-            self._record(order, late)
-            return order, late
+            return None
+        try:
+            order = await self._claim_protective(entry, intent, draft)
+        except BaseException:
+            permit.release()
+            raise
+        name = order.client_order_id
+        if order.status is not OrderStatus.SUBMITTING:
+            permit.release()
+            return None
         waiting: asyncio.Future[SubmitResult | None] = asyncio.get_running_loop().create_future()
         self._awaited[name] = waiting
         self.send(order, permit)
         if name not in self._in_flight and not waiting.done():
             self._awaited.pop(name, None)
-            return order, None
-        return order, await waiting
+            return None
+        result = await waiting
+        return None if result is None else (self._book.current(order), result)
 
-    async def _add_protective(self, entry: Order, intent: OrderIntent, *, expires_at: datetime) -> Order:
-        """Store a protective order as `submitting`: it does not wait in the symbol's queue."""
+    async def _claim_protective(self, entry: Order, intent: OrderIntent, draft: Order | None) -> Order:
+        """Store a protective order as `submitting`, new or again; the draft as it is if it may not be sent any more."""
+        if draft is None:
+            leg = max(FIRST_PROTECTIVE_LEG, *(each + 1 for each in await self._legs_of(entry)))
+            before, after = None, self._new_protective(entry, intent, leg=leg)
+        else:
+            before = self._book.orders.get(draft.client_order_id)
+            if before is None or before.status is not OrderStatus.QUEUED:
+                return before or draft
+            after = transitions.claimed(before, now=self._clock(), intent=intent)
+        fact = self._book.apply(before, after, now=self._clock(), request=request_text(self._exchange, after))
+        assert fact is not None  # noqa: S101 - a claim always changes something
+        flushed: asyncio.Future[bool | StoreUnavailable] = asyncio.get_running_loop().create_future()
+
+        def on_flushed(result: bool | StoreUnavailable) -> None:
+            if not flushed.done():
+                flushed.set_result(result)
+
+        self._claiming.add(after.client_order_id)
+        try:
+            self._database.append(facts.order_entry(fact), on_flushed)
+            result = await asyncio.shield(flushed)
+        except StoreUnavailable as error:
+            result = error
+        if isinstance(result, StoreUnavailable):
+            self._claiming.discard(after.client_order_id)
+            if fact.before is None:
+                self._book.remove(after)
+            else:
+                self._book.revert(fact)
+            raise result
+        return fact.after
+
+    def _new_protective(self, entry: Order, intent: OrderIntent, *, leg: int) -> Order:
         now = self._clock()
-        leg = max(FIRST_PROTECTIVE_LEG, *(each + 1 for each in await self._legs_of(entry)))
-        order = Order(
+        return Order(
             client_order_id=client_order_id_of(entry.alert_id, leg),
             alert_id=entry.alert_id,
             webhook_id=entry.webhook_id,
@@ -286,29 +324,10 @@ class OrderSubmitter:
             intent=intent,
             status=OrderStatus.SUBMITTING,
             created_at=now,
-            expires_at=expires_at,
+            expires_at=NEVER,
             attempt=1,
             submitted_at=now,
         )
-        fact = self._book.apply(None, order, now=now, request=request_text(self._exchange, order))
-        assert fact is not None  # noqa: S101 - a new order always changes something
-        flushed: asyncio.Future[bool | StoreUnavailable] = asyncio.get_running_loop().create_future()
-
-        def on_flushed(result: bool | StoreUnavailable) -> None:
-            if not flushed.done():
-                flushed.set_result(result)
-
-        self._claiming.add(order.client_order_id)
-        try:
-            self._database.append(facts.order_entry(fact), on_flushed)
-            result = await asyncio.shield(flushed)
-        except StoreUnavailable as error:
-            result = error
-        if isinstance(result, StoreUnavailable):
-            self._claiming.discard(order.client_order_id)
-            self._book.remove(order)
-            raise result
-        return fact.after
 
     async def submit_new(self, orders: Sequence[Order], row: Entry, *, within_s: float) -> None:
         """Append the row of new orders that are in the book as `submitting`, send them beside the queue, and wait until each result is
@@ -542,15 +561,18 @@ class OrderSubmitter:
                 return self._deferred(order, code, error, None, now)
             reason = f"the exchange rejected the API key ({code}): run `kekbridge keys check`, then `kekbridge resume`"
             self._book.close_for_entries(reason=reason, by="kekbridge", now=now)
-        elif result.breaks_rules and order.intent.purpose is not Purpose.PROTECT and name not in self._refitted:
+        elif result.breaks_rules and name not in self._refitted:
             self._await_rules(name)
-            due = now + timedelta(seconds=_RULES_WITHIN_S)
-            return transitions.deferred(order, code=code, error=error, next_attempt_at=due)
+            if order.intent.purpose is not Purpose.PROTECT:
+                due = now + timedelta(seconds=_RULES_WITHIN_S)
+                return transitions.deferred(order, code=code, error=error, next_attempt_at=due)
         elif is_exit:
             if order.attempt <= 1:
                 due = now + timedelta(seconds=_EXIT_RETRY_S)
                 return transitions.deferred(order, code=code, error=error, next_attempt_at=due)
             self._book.note("exit_refused", order, now=now)
+        if order.intent.purpose is Purpose.PROTECT:
+            return self._deferred(order, code, error, None, now)
         return transitions.rejected(order, code=code, error=error, now=now)
 
     def _await_rules(self, name: str) -> None:
@@ -580,10 +602,11 @@ class OrderSubmitter:
     def _deferred(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
         """Requeue the order while its attempts allow it; the schedule is stored, so a restart keeps it.
 
-        Protective orders do not wait: the position they were placed for may be another one by then, and the stop guard checks again anyway.
+        The protection controller decides itself when a protective order is sent again, and with what size.
         """
-        is_exhausted = order.attempt >= self._settings.attempts and order.is_entry
-        if is_exhausted or order.intent.purpose is Purpose.PROTECT:
+        if order.intent.purpose is Purpose.PROTECT:
+            return transitions.deferred(order, code=code, error=message, next_attempt_at=now)
+        if order.attempt >= self._settings.attempts and order.is_entry:
             known = code if code in ("exchange_unreachable", "leverage_not_set") else "exchange_busy"
             text = message if known == code else f"{code}: {message}"
             return transitions.rejected(order, code=known, error=text, now=now)

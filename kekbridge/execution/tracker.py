@@ -61,11 +61,11 @@ class OrderTracker:
         exchange: Exchange,
         settings: Queue,
         clock: Callable[[], datetime],
-        protection_changed: Callable[[], None],
+        protection_changed: Callable[[str | None], None],
         order_settled: Callable[[], None] = lambda: None,
     ) -> None:
-        """`protection_changed` is called when an entry executed or an exit may have changed, `order_settled` when a report may have let
-        the next order of a symbol go; neither may block."""
+        """`protection_changed` is called with the symbol in which an entry executed or an exit may have changed (None: any),
+        `order_settled` when a report may have let the next order of a symbol go; neither may block."""
         self._book = book
         self._database = database
         self._exchange = exchange
@@ -182,7 +182,7 @@ class OrderTracker:
         if legs and updated.is_entry and updated.executed_quantity:
             self._record_exits(updated, legs)
         if new_fills and (updated.needs_stop or has_later_exits):
-            self._protection_changed()
+            self._protection_changed(updated.intent.symbol)
         if updated.is_settled and self._book.queued:
             self._order_settled()
         return updated
@@ -399,7 +399,7 @@ class OrderTracker:
     def _on_gap(self) -> None:
         """The stream was down, or reported a leg without its order: fetch what happened meanwhile."""
         self._want_trades()
-        self._protection_changed()
+        self._protection_changed(None)
 
     async def run(self) -> None:
         """Until cancelled: handle reports, trades and positions as they come."""
@@ -438,7 +438,7 @@ class OrderTracker:
             await (self.poll(order) if _needs_query(report) else self.apply(order, report))
         if report.is_algo:
             self._want_trades()
-            self._protection_changed()
+            self._protection_changed(report.symbol)
 
     async def _run_trades(self) -> None:
         """Poll open orders and exits and fetch the account's trades whenever that was requested, and until no fill is missing."""
@@ -497,7 +497,7 @@ class OrderTracker:
             await asyncio.sleep(_POLL_WITHOUT_STREAM_S)
             if not self._exchange.stream_is_live:
                 self._sync_requested.set()
-                self._protection_changed()
+                self._protection_changed(None)
 
     async def poll_open_orders(self) -> None:
         """Query every unfinished order that the exchange has or may have."""

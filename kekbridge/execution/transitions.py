@@ -238,6 +238,12 @@ def canceled_unsent(order: Order, *, now: datetime) -> Order:
     return denied(order, code="canceled_by_alert", error="a later alert cancelled it", now=now)
 
 
+def withdrawn(order: Order, *, reason: str, now: datetime) -> Order:
+    """queued -> canceled: a protective order that is proven not to be at the exchange and that nothing needs any more."""
+    _require(order, "withdraw", {OrderStatus.QUEUED})
+    return _finished(order, OrderStatus.CANCELED, "withdrawn", reason, now)
+
+
 def expired(order: Order, *, now: datetime, code: str = ALERT_EXPIRED, error: str = _TOO_LATE) -> Order:
     """The order became too old before it was sent; also for one in flight that is proven not to be at the exchange."""
     _require(order, "expire", {OrderStatus.QUEUED, *_IN_FLIGHT})

@@ -87,10 +87,13 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "take_profit_fired": _order("info", "take-profit fired: {side} {quantity} {symbol} at {average_price}", "trigger_price"),
     "trailing_fired": _order("warning", "trailing stop fired: {side} {quantity} {symbol} at {average_price}", "trigger_price"),
     "protection_live": _order("info", "protective stop is live: {symbol}", "detail"),
-    "protection_wanted": _order("warning", "protective stop is missing: {symbol}: {detail}", "detail"),
+    "protection_wanted": _order("warning", "unprotected since {at}: {symbol}: {detail}", "detail"),
     "protection_replaced": _order("warning", "protective stop was missing and has been replaced: {symbol}", "detail"),
     "protection_flattened": _order(
         "failure", "position closed, its stop could not be placed: {symbol}: {detail}", "detail"
+    ),
+    "protection_failed": _order(
+        "failure", "no stop could be placed and the close failed, still open: {open} {symbol}: {code} {error}", "open"
     ),
     "position_unprotected": _other(
         "failure", "position without a stop: {position} {symbol}: place one at the exchange or close the position"

@@ -15,11 +15,13 @@ from kekbridge.model.market import ZERO, MarginMode
 
 #: Lower legs are orders that the alert asked for; from here on, orders that kekbridge added to protect them.
 FIRST_PROTECTIVE_LEG = 50
-#: When an exit becomes too old to be sent: the age limit is for entries. A closed position ends it (execution/exit_watch.py).
+#: When an exit or a protective order becomes too old to be sent: the age limit is for entries. A closed position ends both
+#: (execution/exit_watch.py, execution/protection_controller.py).
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 #: How every client order id of ours begins (`client_order_id_of`).
 OUR_PREFIX = "kb-"
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LONGEST_LEG = 9  # digits
 
 
 class Side(StrEnum):
@@ -205,7 +207,7 @@ class Order(Struct, frozen=True, kw_only=True):
     intent: OrderIntent
     status: OrderStatus
     created_at: datetime
-    #: Not sent from this time on; NEVER for exits.
+    #: Not sent from this time on; NEVER for exits and protective orders.
     expires_at: datetime
     #: The exchange's id; None until it is known.
     order_id: str | None = None
@@ -254,6 +256,12 @@ class Order(Struct, frozen=True, kw_only=True):
         return self.leg >= FIRST_PROTECTIVE_LEG
 
     @property
+    def is_trailing_leg(self) -> bool:
+        """True for the trailing stop that an alert asked for, which the protection controller sends once its entry has executed."""
+        has_distance = self.intent.trailing_callback_rate is not None or self.intent.trailing_callback_value is not None
+        return has_distance and self.intent.purpose is Purpose.PROTECT and not self.is_protective
+
+    @property
     def needs_stop(self) -> bool:
         """True once an entry with a stop loss has executed: from then on its stop must be live."""
         return self.is_entry and self.intent.stop_loss is not None and self.executed_quantity > 0
@@ -292,15 +300,19 @@ class Fill(Struct, frozen=True, kw_only=True):
 
 
 def client_order_id_of(alert_id: str, leg: int) -> str:
-    """The client order id of one leg of an alert: `kb-` and 26 characters, the same after any restart. Raises ValueError.
+    """The client order id of one leg of an alert: `kb-` and at least 26 characters, the same after any restart. Raises ValueError.
 
     The last 24 characters of the alert's ULID keep it greppable and distinguish alerts of one millisecond, whose ULIDs differ in
-    the last character only; the part left out at the front counts spans of 34 years. Then the leg in base 36 (0 to 1295).
+    the last character only; the part left out at the front counts spans of 34 years. Then the leg in base 36, at least two digits; the
+    exchange's 36 characters have room for nine of them.
     """
-    if not 0 <= leg < len(_BASE36) ** 2:
-        raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
-    high, low = divmod(leg, len(_BASE36))
-    return f"kb-{alert_id[-24:]}{_BASE36[high]}{_BASE36[low]}"
+    if not 0 <= leg < len(_BASE36) ** _LONGEST_LEG:
+        raise ValueError(f"leg {leg} is out of range, expected 0 to {len(_BASE36) ** _LONGEST_LEG - 1}")
+    digits = ""
+    while leg or len(digits) < 2:
+        leg, digit = divmod(leg, len(_BASE36))
+        digits = _BASE36[digit] + digits
+    return f"kb-{alert_id[-24:]}{digits}"
 
 
 class ExitKind(StrEnum):

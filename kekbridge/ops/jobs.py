@@ -15,8 +15,8 @@ from typing import Final
 from kekbridge.config import Settings
 from kekbridge.exchange.base import AccountEvent, Exchange, RecordsChanged
 from kekbridge.execution.book import Book
+from kekbridge.execution.protection_controller import ProtectionController
 from kekbridge.execution.reconciler import Reconciler
-from kekbridge.execution.stop_guard import StopLossGuard
 from kekbridge.execution.tracker import OrderTracker
 from kekbridge.log import get_logger
 from kekbridge.ops.backup import NightlyBackup, directory_of
@@ -63,7 +63,7 @@ class Jobs:
         exchange: Exchange,
         tracker: OrderTracker,
         reconciler: Reconciler,
-        stop_guard: StopLossGuard,
+        protection: ProtectionController,
         equity: EquityWatch,
         book: Book,
         database: Database,
@@ -83,7 +83,7 @@ class Jobs:
         self._exchange = exchange
         self._tracker = tracker
         self._reconciler = reconciler
-        self._stop_guard = stop_guard
+        self._protection = protection
         self._equity = equity
         self._book = book
         self._database = database
@@ -195,7 +195,7 @@ class Jobs:
 
     async def _reconcile(self) -> None:
         await self._discrepancies.around(self._reconciler.reconcile)
-        self._stop_guard.wake()
+        self._protection.wake()
 
     async def _save_positions(self) -> None:
         snapshot = self._exchange.snapshot

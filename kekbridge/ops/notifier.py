@@ -198,6 +198,8 @@ class Notifier:
     def _line(self, connection: sqlite3.Connection, event: Event) -> tuple[Severity, str] | None:
         if event.kind == "order_filled" and _is_told_as_fired(connection, event):
             return None
+        if event.data.get("quiet"):
+            return None  # published within the hour (store/protection.py)
         facts = {**order_facts(connection, event), **event.data, "at": event.at}
         return render_notification(event.kind, facts, self._templates)
 

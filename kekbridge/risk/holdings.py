@@ -6,7 +6,7 @@ that webhook holds, not what the others do (docs/internals/architecture.md secti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from kekbridge.model import ZERO
@@ -52,6 +52,13 @@ class Holdings:
     def total(self, symbol: str) -> Decimal:
         """The position that the recorded fills lead to, signed."""
         return sum(self._held.get(symbol, {}).values(), ZERO)
+
+    def shares(self, symbol: str, *, position: Decimal) -> Mapping[str, Decimal] | None:
+        """What each webhook holds of a position; None where that is not known for all of it."""
+        held = self._held.get(symbol)
+        if not held or NOBODY in held or sum(held.values(), ZERO) != position:
+            return None
+        return dict(held)
 
     def load(self, symbol: str, fills: Iterable[tuple[str, Decimal]]) -> None:
         """Replace what is known of a market: holders and signed quantities of its fills since it was flat, oldest first."""

@@ -171,7 +171,7 @@ class _Batch:
         self._add_share(fact.before, after)
         if after.executed_quantity != (fact.before.executed_quantity if fact.before is not None else 0):
             self._executed.add(after.client_order_id)
-        if (after.needs_stop and not (fact.before is not None and fact.before.needs_stop)) or fact.has_later_exits:
+        if _begins_protection(fact) or fact.has_later_exits:
             self._others.append(fact)
 
     def _add_response(self, fact: ResponseFact) -> None:
@@ -242,6 +242,14 @@ class _Batch:
         return finished, row.fact.message, None if response is None else response.body
 
 
+def _begins_protection(fact: OrderFact) -> bool:
+    """True if an entry with a stop loss executes first, or a trailing stop of an alert is sent first."""
+    before, after = fact.before, fact.after
+    if after.is_trailing_leg:
+        return after.attempt > 0 and (before is None or before.attempt == 0)
+    return after.needs_stop and not (before is not None and before.needs_stop)
+
+
 def _stored(row: _OrderRow) -> orders.StoredOrder:
     return orders.StoredOrder(row.order, row.at, row.request, row.verdicts, row.signed_at)
 
@@ -250,7 +258,7 @@ def _apply(connection: sqlite3.Connection, fact: Fact) -> None:
     """Write what only a few alerts need: protection, exits, cancels, trading states, late responses."""
     match fact:
         case OrderFact():
-            if fact.after.needs_stop:
+            if fact.after.needs_stop or (fact.after.is_trailing_leg and fact.after.attempt):
                 protection.require_stop(connection, fact.after, now=fact.at)
             if fact.has_later_exits:
                 protection.require_take_profits(connection, fact.after, now=fact.at)

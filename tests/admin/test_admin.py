@@ -229,6 +229,15 @@ async def test_conditions_and_job_failures_are_shown(browser: Browser) -> None:
     assert 'kekbridge_condition{event="heartbeat_missed"} 1.0' in await metrics()
     assert 'kekbridge_job_failures{job="backup"} 1.0' in await metrics()
     assert 'kekbridge_job_failed_total{job="backup"} 1.0' in await metrics()
+    await browser.bridge.fault("lose_stop", count=1)
+    await browser.bridge.fault("refuse", algo_type="STOP", code=-1101)
+    await browser.bridge.send(stopLoss="2%", quantity="0.02")
+
+    async def is_unprotected() -> bool:
+        return 'kekbridge_condition{event="protection_wanted"} 1.0' in await metrics()
+
+    await until(is_unprotected)
+    assert "0.02 of 0.02 without a stop" in await browser.page("/")
     await database.write(conditions.end, "heartbeat:x", "heartbeat_back", now=now)
     assert "no alert for" not in await browser.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"}' not in await metrics()

@@ -76,7 +76,11 @@ def test_sums_equal_their_recomputation(steps: list[Step]) -> None:
     book, orders = account.book, list(account.orders.values())
     unfinished = {order.client_order_id: order for order in orders if order.finished_at is None}
     assert book.orders == unfinished
-    assert book.queued == {name: order for name, order in unfinished.items() if order.status is S.QUEUED}
+    assert book.queued == {
+        name: order
+        for name, order in unfinished.items()
+        if order.status is S.QUEUED and order.intent.purpose is not Purpose.PROTECT
+    }
     by_symbol = {symbol: dict(of_symbol) for symbol, of_symbol in book.by_symbol.items()}
     assert by_symbol == {
         symbol: {name: order for name, order in unfinished.items() if order.intent.symbol == symbol}
@@ -445,7 +449,7 @@ def test_own_exit_belongs_to_the_entrys_webhook(book: Book, rows: list[Entry]) -
 
 
 def test_reported_exits_are_a_row_of_their_entry(book: Book, rows: list[Entry]) -> None:
-    """For `explain` and the stop guard."""
+    """For `explain` and the protection controller."""
     entry = sent(book, "7")
     leg = ExitStatus(kind=ExitKind.STOP_LOSS, trigger_price=Decimal(1), status=S.ACCEPTED, executed_quantity=Decimal(0))
     book.record_exits(entry, (leg,), now=NOW)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
 from kekbridge.execution.order_queue import QueueHead, left_open
-from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Side
+from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
 from tests.store.factories import EXPIRES, NOW, admitting, exit_intent, intent, new_alert
 from tests.stored import accept, add_protective, bring, claim, report, store_alert
 
@@ -139,7 +139,8 @@ def test_protective_order_holds_back_no_other(book: Book) -> None:
     """It is placed beside whatever trades."""
     entry = bring(book, put(book, intent())[0], S.FILLED)
     later = put(book, exit_intent())[0]
-    protective = add_protective(book, entry, exit_intent(order_type=OrderType.STOP, trigger_price=Decimal(1)))
+    stop = exit_intent(order_type=OrderType.STOP, trigger_price=Decimal(1), purpose=Purpose.PROTECT)
+    protective = add_protective(book, entry, stop)
     assert protective.status is S.SUBMITTING
     assert names(book) == ids(later)
 

@@ -61,6 +61,16 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_an_event_that_is_marked_quiet_is_not_sent(database: Database, receiver: Receiver) -> None:
+    """The same state of a stop was published within the hour: it is in the history only."""
+    task = await start(database, Channel(receiver.url))
+    happen(database, "protection_replaced", quiet=True, symbol="PERP_BTC_USDC")
+    happen(database, "protection_replaced", symbol="PERP_ETH_USDC")
+    await until(lambda: len(receiver.lines()) >= 1)
+    await stop(task)
+    assert receiver.lines() == ["protective stop was missing and has been replaced: PERP_ETH_USDC"]
+
+
 async def test_events_are_sent_once_also_after_a_restart(database: Database, receiver: Receiver) -> None:
     """Nothing from before the channel was added, everything after, no line twice after a restart."""
     happen(database, "trading_state", state="halted", scope="account", by="before", reason="old")

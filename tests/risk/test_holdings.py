@@ -58,6 +58,15 @@ def test_total_is_the_position_that_fills_lead_to() -> None:
     assert held().total(BTC) == 0
 
 
+def test_shares_are_known_only_if_they_add_up() -> None:
+    """All of the position belongs to webhooks; else nothing is said about any of them."""
+    made = held(("a", 1), ("b", 2))
+    assert made.shares(BTC, position=Decimal(3)) == {"a": Decimal(1), "b": Decimal(2)}
+    assert made.shares(BTC, position=Decimal(4)) is None
+    assert held(("a", 1), (NOBODY, 2)).shares(BTC, position=Decimal(3)) is None
+    assert held().shares(BTC, position=Decimal(0)) is None
+
+
 def test_a_fill_that_moves() -> None:
     """A fill that was nobody's turns out to be of an order of ours."""
     made = held(("a", 1), (NOBODY, 2))

@@ -216,7 +216,7 @@ def test_text_of_an_intent_is_that_of_this_very_intent(quantities: list[Decimal]
     )
 )
 def test_exit_reads_back_equal(leg: ExitStatus) -> None:
-    """The stop guard compares what is reported with what is stored."""
+    """The protection controller compares what is reported with what is stored."""
     assert exit_from_json(from_json(to_json(leg))) == leg
 
 

@@ -268,7 +268,7 @@ LEGS = st.lists(
 
 @given(LEGS, TIMES, IDS)
 def test_exits_read_back_equal(legs: tuple[ExitStatus, ...], at: datetime, name: str) -> None:
-    """What the stop guard compares the next report with."""
+    """What the protection controller compares the next report with."""
     fact = ExitsFact(client_order_id=name, legs=legs, at=at)
     entry = facts.exits_entry(fact, "alert")
     assert facts.read_exits(name, at_of(entry), entry.data) == fact

@@ -9,12 +9,12 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.execution.book import Book
-from kekbridge.model import Order, OrderStatus
+from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.model.orders import ExitKind, ExitStatus
 from kekbridge.store import protection
 from kekbridge.store.protection import ProtectionState
-from tests.store.factories import NOW, exit_intent, intent
-from tests.stored import add_protective, report, store_order
+from tests.store.factories import NOW, admitting, exit_intent, intent
+from tests.stored import add_protective, bring, claim, report, store_alert, store_order
 
 S = OrderStatus
 LATER = NOW + timedelta(seconds=5)
@@ -32,7 +32,7 @@ def leg(kind: ExitKind = ExitKind.STOP_LOSS, status: OrderStatus = S.ACCEPTED) -
 def set_state(
     connection: sqlite3.Connection, book: Book, entry: Order, state: ProtectionState, detail: str = ""
 ) -> bool:
-    """Append the row of a state, as the stop guard does; False if there is nothing new."""
+    """Append the row of a state, as the protection controller does; False if there is nothing new."""
     row = protection.state_entry(connection, entry, state, detail=detail, now=LATER)
     if row is not None:
         book.append(row)
@@ -85,13 +85,66 @@ def test_take_profits_are_missing_until_they_are_placed(connection: sqlite3.Conn
     """Those that the entry's own request could not carry, from the first fill to the row that says nothing more is to be placed."""
     entry = report(book, entered(book), S.PARTIALLY_FILLED, Decimal("0.004"), has_later_exits=True)
     entry = report(book, entry, S.FILLED, Decimal("0.01"), has_later_exits=True)
-    assert protection.entries_missing_take_profits(connection) == (entry,)
+    (found,) = protection.protected_entries(connection)
+    assert (found.entry, found.wants_stop, found.wants_take_profits) == (entry, True, True)
     book.append(protection.take_profits_entry(entry, detail="placed", now=LATER))
-    assert protection.entries_missing_take_profits(connection) == ()
+    (found,) = protection.protected_entries(connection)
+    assert not found.wants_take_profits
 
 
-def test_orders_added_for_an_entry(connection: sqlite3.Connection, book: Book) -> None:
-    """Replacement stops, take-profits and closes, not the alert's own legs."""
+def test_a_protected_entry_has_the_orders_that_were_added_for_it(connection: sqlite3.Connection, book: Book) -> None:
+    """Oldest first; also after its protection is over, as long as its alert is named: they may still have to go."""
     entry = report(book, entered(book), S.FILLED, Decimal("0.01"))
-    added = [add_protective(book, entry, exit_intent(quantity=Decimal(number))) for number in (1, 2)]
-    assert protection.orders_for(connection, entry) == tuple(added)
+    added = [
+        add_protective(book, entry, exit_intent(quantity=Decimal(number), purpose=Purpose.PROTECT, after_leg=0))
+        for number in (1, 2)
+    ]
+    (found,) = protection.protected_entries(connection)
+    assert (found.entry, found.orders, found.trailing) == (entry, tuple(added), None)
+    set_state(connection, book, entry, ProtectionState.OVER)
+    assert protection.protected_entries(connection) == ()
+    (found,) = protection.protected_entries(connection, [entry.alert_id])
+    assert (found.orders, found.wants_stop) == (tuple(added), False)
+
+
+def test_a_trailing_stop_is_protected_from_its_first_try(connection: sqlite3.Connection, book: Book) -> None:
+    """Under its own id: before that it waits for its entry, and its state is not one of the entry."""
+    trailing = exit_intent(purpose=Purpose.PROTECT, trailing_callback_rate=Decimal("0.02"), after_leg=0)
+    entry, waiting = store_alert(book, decide=admitting(intent(), trailing)).orders
+    entry = bring(book, entry, S.FILLED)
+    assert protection.open_protections(connection) == ()
+    waiting = claim(book, waiting)
+    (found,) = protection.open_protections(connection)
+    assert (found.order, found.state) == (waiting, ProtectionState.WANTED)
+    (protected,) = protection.protected_entries(connection)
+    assert (protected.entry, protected.trailing) == (entry, waiting)
+    assert (protected.wants_stop, protected.wants_trailing) == (False, True)
+
+
+def test_a_state_is_published_once_an_hour(connection: sqlite3.Connection, book: Book) -> None:
+    """A stop that comes and goes: each change is stored, the same state within the hour is marked quiet."""
+    entry = report(book, entered(book), S.FILLED, Decimal("0.01"))
+    published: list[tuple[str, bool]] = []
+    for minutes, state in ((0, "wanted"), (1, "replaced"), (2, "wanted"), (30, "replaced"), (65, "wanted")):
+        now = NOW + timedelta(minutes=minutes)
+        row = protection.state_entry(connection, entry, ProtectionState(state), detail="0.01 of 0.01", now=now)
+        assert row is not None
+        book.append(row)
+        published.append((state, "quiet" not in row.data))
+    assert published == [
+        ("wanted", True),
+        ("replaced", True),
+        ("wanted", False),
+        ("replaced", False),
+        ("wanted", True),
+    ]
+
+
+def test_a_missing_stop_is_published_when_it_is_first_looked_for(connection: sqlite3.Connection, book: Book) -> None:
+    """Not at the fill, when nobody knows yet; not again while it is missing, whatever its size."""
+    entry = report(book, entered(book), S.FILLED, Decimal("0.01"))
+    assert not set_state(connection, book, entry, ProtectionState.WANTED)
+    assert set_state(connection, book, entry, ProtectionState.WANTED, "0.01 of 0.01 without a stop")
+    assert not set_state(connection, book, entry, ProtectionState.WANTED, "0.005 of 0.01 without a stop")
+    (found,) = protection.open_protections(connection)
+    assert found.detail == "0.01 of 0.01 without a stop"

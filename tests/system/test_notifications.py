@@ -134,6 +134,7 @@ async def trade(bridge: Bridge, receiver: Receiver) -> None:
 async def lose_a_stop_for_good(bridge: Bridge) -> None:
     await bridge.fault("lose_stop", count=1)
     await bridge.fault("refuse", algo_type="STOP", code=-1101)
+    await bridge.fault("rate_limit", path="/v1/order", method="POST", count=1)  # the first close fails
     await bridge.send(stopLoss="2%", symbol="SOLUSDT.P", quantity="1")
     await bridge.until_flat("PERP_SOL_USDC")
     await bridge.clear_faults()

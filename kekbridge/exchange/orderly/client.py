@@ -283,8 +283,9 @@ class OrderlyExchange:
     # -------------------------------------------------------------------------------------------------------------- orders
 
     async def acquire_permit(self, order: Order) -> WindowPermit:
+        kind = requests.order_kind(order.intent)
         return await self._rate_limiter.acquire(
-            create_endpoint(requests.order_kind(order.intent)), is_urgent=not order.is_entry
+            create_endpoint(kind), is_urgent=not order.is_entry, is_stop=kind is OrderKind.STOP and not order.is_entry
         )
 
     def try_acquire_permit(self, order: Order) -> WindowPermit | None:
@@ -300,6 +301,9 @@ class OrderlyExchange:
         self, intent: OrderIntent, executed: Decimal, instrument: Instrument
     ) -> tuple[OrderIntent, ...]:
         return requests.later_exits(intent, executed, instrument)
+
+    def exits_close_position(self, intent: OrderIntent) -> bool:
+        return requests.has_positional_exits(intent)
 
     def carries_all_exits(self, intent: OrderIntent) -> bool:
         return not requests.has_later_exits(intent)
@@ -337,8 +341,8 @@ class OrderlyExchange:
             return Retryable("alert_expired", "the order was let through only after its allowed age")
         return request
 
-    async def find(self, order: Order) -> OrderStatusReport | None:
-        is_urgent = not order.is_entry
+    async def find(self, order: Order, *, is_urgent: bool = False) -> OrderStatusReport | None:
+        is_urgent = is_urgent or not order.is_entry
         if requests.order_kind(order.intent) is OrderKind.PLAIN:
             report = await self.orders_api.order_by_client_id(order.client_order_id, is_urgent=is_urgent)
         else:
@@ -430,6 +434,13 @@ class OrderlyExchange:
         if is_algo:
             return await self.orders_api.cancel_algo(symbol, target.order_id)
         return await self.orders_api.cancel_order(symbol, target.order_id)
+
+    async def cancel_exits(self, report: OrderStatusReport) -> SubmitResult:
+        """As in `Exchange`: the pairs below the root of a bracket, one request each."""
+        pairs = [pair for pair in report.children if any(not leg.status.is_final for leg in pair.exits)]
+        return worst(
+            list(await asyncio.gather(*(self.orders_api.cancel_algo(report.symbol, pair.order_id) for pair in pairs)))
+        )
 
     async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
         """As in `Exchange`: six requests, one for plain orders and one per algo type."""

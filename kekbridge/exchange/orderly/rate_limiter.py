@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 
@@ -102,6 +102,14 @@ _LONGEST_URGENT_PAUSE_S: Final = 4.0
 _MIN_SLEEP_S: Final = 0.0005
 
 
+class _Rank(IntEnum):
+    """Who is served first."""
+
+    STOP = 0
+    URGENT = 1
+    OTHER = 2
+
+
 class WindowPermit:
     """One slot of a rate-limit window. Counts as used from the grant on.
 
@@ -153,9 +161,11 @@ class RateLimiter:
         round_trips = _RoundTrips()
         self._windows = {name: _Window(rate, monotonic, sleep, jitter_s, round_trips) for name, rate in rates.items()}
 
-    async def acquire(self, endpoint: Endpoint, *, is_urgent: bool = False) -> WindowPermit:
-        """Wait until one more request fits. Urgent ones (exits, protective orders, queries for them) overtake the others."""
-        return await self._windows[endpoint].acquire(is_urgent=is_urgent)
+    async def acquire(self, endpoint: Endpoint, *, is_urgent: bool = False, is_stop: bool = False) -> WindowPermit:
+        """Wait until one more request fits. Urgent ones (exits, protective orders, queries for them) overtake the others, and urgent ones
+        that place a stop (`is_stop`) overtake these: a position waits for it, a take-profit can wait."""
+        rank = _Rank.OTHER if not is_urgent else _Rank.STOP if is_stop else _Rank.URGENT
+        return await self._windows[endpoint].acquire(rank)
 
     def try_acquire(self, endpoint: Endpoint, *, is_urgent: bool = False) -> WindowPermit | None:
         """A permit that is free now and for which no request waits, else None. The only method that is safe on any thread.
@@ -219,15 +229,15 @@ class _Window:
         self._held: set[WindowPermit] = set()
         self._paused_until = float("-inf")
         self._urgent_paused_until = float("-inf")  # never later than the other
-        self._queue: list[tuple[int, int, asyncio.Future[WindowPermit]]] = []
+        self._queue: list[tuple[_Rank, int, asyncio.Future[WindowPermit]]] = []
         self._sequence = itertools.count()
         self._lock = threading.Lock()  # permits are also taken on the writer thread
         self._timer: asyncio.Task[None] | None = None
         self._timer_due_at = float("inf")
 
-    async def acquire(self, *, is_urgent: bool) -> WindowPermit:
+    async def acquire(self, rank: _Rank) -> WindowPermit:
         future: asyncio.Future[WindowPermit] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, (0 if is_urgent else 1, next(self._sequence), future))
+        heapq.heappush(self._queue, (rank, next(self._sequence), future))
         self._grant()
         try:
             return await future
@@ -239,7 +249,9 @@ class _Window:
     def try_acquire(self, *, is_urgent: bool) -> WindowPermit | None:
         with self._lock:
             now = self._monotonic()
-            is_awaited = any(not future.done() and not (rank and is_urgent) for rank, _, future in self._queue)
+            is_awaited = any(
+                not future.done() and not (rank is _Rank.OTHER and is_urgent) for rank, _, future in self._queue
+            )
             return None if is_awaited or not self._has_room(now, is_urgent=is_urgent) else self._new_permit()
 
     def is_held(self, permit: WindowPermit) -> bool:
@@ -290,7 +302,7 @@ class _Window:
                 if future.done():  # cancelled
                     heapq.heappop(self._queue)
                     continue
-                if not self._has_room(now, is_urgent=not rank):
+                if not self._has_room(now, is_urgent=rank is not _Rank.OTHER):
                     break
                 heapq.heappop(self._queue)
                 future.set_result(self._new_permit())
@@ -311,7 +323,7 @@ class _Window:
         return permit
 
     def _schedule_timer(self, now: float) -> None:
-        paused_until = self._paused_until if self._queue[0][0] else self._urgent_paused_until
+        paused_until = self._paused_until if self._queue[0][0] is _Rank.OTHER else self._urgent_paused_until
         due = paused_until if now < paused_until else None
         if due is None and self._sent:
             due = min(self._frees_at(permit) for permit in self._sent)

@@ -144,6 +144,11 @@ def has_later_exits(intent: OrderIntent) -> bool:
     return len(intent.take_profits) > 1 or _bracket_take_profit(intent) is None
 
 
+def has_positional_exits(intent: OrderIntent) -> bool:
+    """True for an entry whose bracket holds a POSITIONAL_TP_SL."""
+    return order_kind(intent) is OrderKind.BRACKET and not _has_simple_exits(intent)
+
+
 # ------------------------------------------------------------------------------------------------------------ bodies
 
 
@@ -209,7 +214,7 @@ def _bracket(intent: OrderIntent) -> dict[str, Any]:
     if intent.order_type not in (OrderType.MARKET, OrderType.LIMIT):
         raise _unsupported(intent, "an entry with a stop loss or take-profit is a market or a limit order")
     take_profit = _bracket_take_profit(intent)
-    is_simple = not intent.take_profits or (len(intent.take_profits) == 1 and take_profit is not None)
+    is_simple = _has_simple_exits(intent)
     pair_type = "TP_SL" if is_simple else "POSITIONAL_TP_SL"
     leaves = _leaves(intent, intent.side.opposite, take_profit, leaf_type="MARKET" if is_simple else "CLOSE_POSITION")
     body: dict[str, Any] = {
@@ -270,6 +275,11 @@ _BUILDERS: Final = {
 
 def _is_exit(intent: OrderIntent) -> bool:
     return intent.reduce_only or intent.purpose is not Purpose.ENTRY
+
+
+def _has_simple_exits(intent: OrderIntent) -> bool:
+    """True for no take-profit, or one for the whole entry: exits that follow what the entry executes."""
+    return not intent.take_profits or (len(intent.take_profits) == 1 and _bracket_take_profit(intent) is not None)
 
 
 def _nearest_first(intent: OrderIntent) -> list[TakeProfit]:

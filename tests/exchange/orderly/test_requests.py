@@ -199,6 +199,24 @@ def test_part_take_profit_without_stop_is_a_plain_entry() -> None:
     assert request_for(wanted, "kb-1").path == "/v1/order"
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_positional"),
+    [
+        ({}, False),
+        ({"stop_loss": D(2000)}, False),
+        ({"stop_loss": D(2000), "take_profits": (TakeProfit(D(3000), D("0.5")),)}, False),
+        ({"stop_loss": D(2000), "take_profits": (TakeProfit(D(3000), D("0.25")),)}, True),
+        ({"take_profits": (TakeProfit(D(3000), D("0.25")), TakeProfit(D(3500), D("0.25")))}, True),
+        ({"take_profits": (TakeProfit(D(3000), D("0.25")),)}, False),
+    ],
+)
+def test_exits_that_close_the_whole_position(fields: dict[str, Any], is_positional: bool) -> None:
+    """Those beside several take-profits, or one for a part of the entry."""
+    wanted = intent(**fields)
+    assert requests.has_positional_exits(wanted) is is_positional
+    assert ("POSITIONAL_TP_SL" in request_for(wanted, "kb-7f3a").text) is is_positional
+
+
 def test_later_exits_shrink_with_a_partly_executed_entry() -> None:
     """Quantities are shares of what executed, rounded down to the step; those below the minimum are left out."""
     wishes = (TakeProfit(D(2600), D("0.1")), TakeProfit(D(2700), D("0.4")))

@@ -146,7 +146,7 @@ async def _protected_entries(run: Run, symbols: list[str], faults: list[dict[str
 
 
 async def _until_protected(run: Run) -> None:
-    """Wait until the stop guard has seen a stop of the right size, or has closed the position."""
+    """Wait until the protection controller has seen a stop of the right size, or has closed the position."""
     unprotected = "SELECT count(*) FROM protections WHERE state = 'wanted'"
     await run.until(lambda: not run.query(unprotected)[0][0] or not _open(run))
 
