@@ -106,6 +106,8 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "adl": _other(
         "failure", "closed by auto-deleveraging: {side} {quantity} {symbol} at {price}, P&L {realized_pnl} USDC", "fee"
     ),
+    "records_incomplete": _other("warning", "P&L and daily loss are not complete: {detail}"),
+    "records_complete": _other("info", "fills and records of the account are complete again"),
     "transfer": _other("info", "{what}: {amount} USDC", "booked_at"),
     "leverage_changed": _other("warning", "{symbol}: leverage changed elsewhere from {before} to {after} ({margin_mode})"),
     "margin_mode_changed": _other("warning", "{symbol}: margin mode changed elsewhere from {before} to {after}"),

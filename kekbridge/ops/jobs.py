@@ -33,6 +33,7 @@ from kekbridge.ops.watches import (
     DiskWatch,
     ExpectedAlerts,
     NotifyNow,
+    RecordsWatch,
     UnprotectedPositions,
 )
 from kekbridge.store.database import Database
@@ -158,11 +159,19 @@ class Jobs:
             self._exchange.live_stops,
             always=settings.risk.require_stop_loss,
         )
+        records = RecordsWatch(
+            self._database,
+            self._conditions,
+            self._exchange.now,
+            reconcile_every_s=settings.queue.reconcile_every_s,
+            seconds=time.monotonic,
+        )
         for job in (
             Job(name="reconcile", run=self._reconcile, every_s=settings.queue.reconcile_every_s),
             Job(name="equity", run=self._equity.run, every_s=MARK_EVERY_S, at_once=True),
             Job(name="positions", run=self._save_positions, every_s=settings.exchange.refresh_s),
             Job(name="protection", run=unprotected.run, every_s=_CHECK_EVERY_S),
+            Job(name="records", run=records.run, every_s=_CHECK_EVERY_S),
         ):
             self._runner.add(job)
         self._runner.plan()

@@ -1,4 +1,4 @@
-"""Periodic checks that publish conditions: exchange connection and clock, disk space, database files, missing alerts, stops.
+"""Periodic checks that publish conditions: exchange connection and clock, disk space, database files, missing fills and alerts, stops.
 
 Each class is one job (jobs.py). Conditions keep what was already published, so that each change is sent once.
 """
@@ -22,8 +22,9 @@ from kekbridge.log import get_logger
 from kekbridge.model import ZERO, AccountSnapshot, Side, Webhook
 from kekbridge.model.orders import OrderStatusReport
 from kekbridge.ops.conditions import Conditions
-from kekbridge.store import codec, webhooks
+from kekbridge.store import codec, incomplete_orders, read_positions, webhooks
 from kekbridge.store.database import Database
+from kekbridge.store.read_positions import RecordKind
 
 log = get_logger("kekbridge.ops.watches")
 
@@ -34,6 +35,10 @@ _MIN_SKEW_S: Final = 1.0
 _MIB: Final = 1 << 20
 # A disk is no longer low only above 1.1 times the limit, since files come and go.
 _DISK_HYSTERESIS: Final = 1.1
+# How far behind one kind of the account's records may be: each is read once a minute.
+_LATE_RECORDS: Final = timedelta(minutes=10)
+# A fill may be listed some seconds after its order, and a start reads what came meanwhile: nothing is published before.
+_INCOMPLETE_FOR_S: Final = 60.0
 # Alerts sent while no daemon ran are lost, so a new daemon waits before it reports a missing one.
 _GRACE: Final = timedelta(minutes=5)
 
@@ -149,6 +154,62 @@ class DiskWatch:
             data = {"free": _size(free), "place": str(place)}
             await self._conditions.update(name, "disk_low" if is_low else None, over="disk_enough", data=data)
         await self._conditions.keep_only("disk:", {f"disk:{place}" for place in self._places})
+
+
+def orders_lacking_fills(connection: sqlite3.Connection) -> str | None:
+    """How many orders lack a fill, as text; None if none does."""
+    missing = incomplete_orders.count(connection)
+    if not missing:
+        return None
+    return "1 order lacks a fill" if missing == 1 else f"{missing} orders lack a fill"
+
+
+def late_records(connection: sqlite3.Connection, now: datetime, *, reconcile_every_s: float) -> list[str]:
+    """What of the account's records was not read completely for long before `now`, by the exchange's clock, as texts."""
+    found = read_positions.read_all(connection)
+    allowed = max(_LATE_RECORDS, timedelta(seconds=3 * reconcile_every_s))
+    return [
+        f"{kind.value} of the account: read completely "
+        + (f"up to {found[kind]:%Y-%m-%d %H:%M} UTC only" if kind in found else "not at all yet")
+        for kind in RecordKind
+        if kind not in found or now - found[kind] > allowed
+    ]
+
+
+class RecordsWatch:
+    """Job, every half minute: are fills and the account's records complete. P&L and limits follow from them."""
+
+    def __init__(
+        self,
+        database: Database,
+        conditions: Conditions,
+        now: Callable[[], datetime],
+        *,
+        reconcile_every_s: float,
+        seconds: Callable[[], float],
+    ) -> None:
+        """`now`: the exchange's time; `seconds`: a monotonic clock."""
+        self._database = database
+        self._conditions = conditions
+        self._now = now
+        self._reconcile_every_s = reconcile_every_s
+        self._seconds = seconds
+        self._incomplete_since: float | None = None
+
+    async def run(self) -> None:
+        """Raises StoreUnavailable."""
+        missing = await self._database.read(orders_lacking_fills)
+        late = await self._database.read(late_records, self._now(), reconcile_every_s=self._reconcile_every_s)
+        problems = [*([] if missing is None else [missing]), *late]
+        if not problems:
+            self._incomplete_since = None
+            await self._conditions.update("records", None, over="records_complete")
+            return
+        self._incomplete_since = self._seconds() if self._incomplete_since is None else self._incomplete_since
+        if self._seconds() - self._incomplete_since >= _INCOMPLETE_FOR_S:
+            await self._conditions.update(
+                "records", "records_incomplete", over="records_complete", data={"detail": "; ".join(problems)}
+            )
 
 
 class DatabaseWatch:

@@ -7,6 +7,7 @@ import dataclasses
 import ssl
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from msgspec.structs import replace
 
 from kekbridge.errors import ConfigError, ExchangeUnavailable
 from kekbridge.exchange.base import Health, KeyInfo
-from kekbridge.model import Limits, WebhookSettings
+from kekbridge.execution import transitions
+from kekbridge.model import Limits, OrderStatus, WebhookSettings
 from kekbridge.model.admission import Decision
 from kekbridge.ops.conditions import Conditions
 from kekbridge.ops.expiry import ExpiryWatch, record_renewal, served_until
-from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts
-from kekbridge.store import journal, webhooks
+from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, RecordsWatch
+from kekbridge.store import journal, read_positions, webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
+from kekbridge.store.read_positions import RecordKind
 from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.ops.conftest import Clock
 from tests.paths import DATA
-from tests.store.factories import new_alert
-from tests.stored import book_on, store_alert
+from tests.store.factories import NOW, new_alert, status_report
+from tests.stored import accept, book_on, record_fill, store_alert, store_order
 
 TLS = DATA / "tls"
 #: Expiry of first.pem.
@@ -118,6 +121,52 @@ async def test_a_restart_publishes_nothing_again(
     await restarted.run_for(120, stream_is_live=False)
     await restarted.run_for(10)
     assert [event.kind for event in published()] == ["stream_down", "stream_back"]
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+
+
+async def test_incomplete_records_are_published(
+    database: Database, conditions: Conditions, published: Callable[[], list[Event]]
+) -> None:
+    """A missing fill, or a kind that is ten minutes behind, for a minute: one event, and one when all is complete again."""
+    now, seconds = NOW, 0.0
+    watch = RecordsWatch(database, conditions, lambda: now, reconcile_every_s=60, seconds=lambda: seconds)
+
+    def news() -> list[Event]:
+        return [event for event in published() if event.kind.startswith("records_")]
+
+    def read_until(*kinds: RecordKind) -> None:
+        with database.transaction() as connection:
+            for kind in kinds:
+                read_positions.move(connection, kind, now)
+
+    read_until(*RecordKind)
+    with database.transaction() as connection:
+        book = book_on(connection)
+        order = accept(book, store_order(book, status=OrderStatus.SUBMITTING), order_id="9001")
+        report = status_report(order.client_order_id, OrderStatus.FILLED, Decimal("0.01"))
+        order = book.change(order, transitions.reported(order, report, now=NOW), now=NOW)
+    await watch.run()
+    seconds = 59.0
+    await watch.run()
+    assert news() == []
+    seconds = 61.0
+    for _ in range(2):
+        await watch.run()
+    assert [(each.kind, each.data["detail"]) for each in news()] == [("records_incomplete", "1 order lacks a fill")]
+    with database.transaction() as connection:
+        record_fill(book_on(connection), order)
+    await watch.run()
+    assert [each.kind for each in news()] == ["records_incomplete", "records_complete"]
+    now = NOW + timedelta(minutes=11)
+    read_until(*set(RecordKind) - {RecordKind.FUNDING})
+    await watch.run()
+    assert len(news()) == 2
+    seconds += 60
+    await watch.run()
+    late = "funding of the account: read completely up to 2026-01-15 10:30 UTC only"
+    assert (news()[-1].kind, news()[-1].data["detail"]) == ("records_incomplete", late)
 
 
 # ---------------------------------------------------------------------------------------------------------------- disk

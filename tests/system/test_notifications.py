@@ -54,6 +54,8 @@ BY_HISTORY = {
     "trailing_fired",
     "liquidation",
     "adl",
+    "records_incomplete",
+    "records_complete",
     "transfer",
     "leverage_changed",
     "margin_mode_changed",

@@ -14,15 +14,12 @@ from kekbridge.model import Mode
 from kekbridge.model.check import Check
 from kekbridge.ops.backup import LAST_BACKUP, directory_of
 from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
-from kekbridge.ops.watches import ENDS_SOON
-from kekbridge.store import codec, conditions, incomplete_orders, job_runs, read_positions, webhooks
+from kekbridge.ops.watches import ENDS_SOON, late_records, orders_lacking_fills
+from kekbridge.store import codec, conditions, job_runs, read_positions, webhooks
 from kekbridge.store import settings as stored_settings
-from kekbridge.store.read_positions import RecordKind
 from kekbridge.vault import OpenVault
 
 _BACKUP_AGE: Final = timedelta(days=2)
-# How far one kind of the account's records may be behind the others.
-_LATE_RECORDS: Final = timedelta(minutes=10)
 
 
 def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> list[Check]:
@@ -93,21 +90,17 @@ def _records(connection: sqlite3.Connection, settings: Settings) -> Iterable[Che
     found = read_positions.read_all(connection)
     if not found:
         return  # no daemon has read any yet
-    missing = incomplete_orders.count(connection)
-    if missing:
-        lacking = "1 order lacks" if missing == 1 else f"{missing} orders lack"
-        text = f"{lacking} a fill: P&L and daily loss are not complete"
-        yield Check(
-            "fills", "warning", text, "the daemon looks for them; if it goes on, compare with the exchange's trades"
+    missing = orders_lacking_fills(connection)
+    late = late_records(connection, max(found.values()), reconcile_every_s=settings.queue.reconcile_every_s)
+    if missing is not None:
+        text, fix = (
+            f"{missing}: P&L and daily loss are not complete",
+            "compare with the exchange's trades if it goes on",
         )
-    newest = max(found.values())
-    allowed = max(_LATE_RECORDS, timedelta(seconds=3 * settings.queue.reconcile_every_s))
-    late = [kind for kind in RecordKind if kind not in found or newest - found[kind] > allowed]
-    for kind in late:
-        until = f"up to {found[kind]:%Y-%m-%d %H:%M} UTC only" if kind in found else "not at all yet"
-        text = f"{kind.value} of the account: read completely {until}"
+        yield Check("fills", "warning", text, f"the daemon looks for it; {fix}")
+    for text in late:
         yield Check("records", "warning", text, "the daemon tries again every minute; see `kekbridge jobs` and the log")
-    if not missing and not late:
+    if missing is None and not late:
         yield Check("records", "ok", f"fills and account complete up to {min(found.values()):%Y-%m-%d %H:%M} UTC")
 
 
