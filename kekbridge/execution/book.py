@@ -575,7 +575,7 @@ class Book:
             after = replace(
                 known, fill=replace(known.fill, client_order_id=name, realized_pnl=realized), webhook_id=owner
             )
-        self._store_fill(known, after, order.alert_id if order is not None else None)
+        self._store_fill(known, after, order.alert_id if order is not None else None, order)
         return known is None
 
     def record_exit(self, fill: Fill, *, entry: Order) -> bool:
@@ -603,7 +603,10 @@ class Book:
         fact = ExitsFact(client_order_id=entry.client_order_id, legs=legs, at=codec.truncate_to_ms(now))
         self._append(facts.exits_entry(fact, entry.alert_id))
 
-    def _store_fill(self, before: OwnedFill | None, after: OwnedFill, alert_id: str | None) -> None:
+    def _store_fill(
+        self, before: OwnedFill | None, after: OwnedFill, alert_id: str | None, ended: Order | None = None
+    ) -> None:
+        """`ended`: the order that it belongs to, which may have ended."""
         if after == before:
             return
         self._fills[after.fill.trade_id] = after
@@ -614,6 +617,9 @@ class Book:
             if order is not None:
                 self._recorded[name] = EXACT.add(self._recorded.get(name, ZERO), after.fill.quantity)
                 self._note_completeness(order, order)
+            elif ended is not None:  # its report, which follows, says what it has executed with this fill
+                recorded = self._recorded.get(name, ended.executed_quantity)
+                self._recorded[name] = EXACT.add(recorded, after.fill.quantity)
         signed = after.fill.quantity * after.fill.side.sign
         if after.fill.margin_mode is not MarginMode.CROSS:
             pass  # webhooks hold parts of cross positions only
