@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from tests.bench import profiling
 from tests.bench.brackets import brackets
+from tests.bench.exits import exits
 from tests.bench.layers import LAYERS
 from tests.bench.load import Result, run
 from tests.bench.markets import FEW, MANY
@@ -33,6 +34,8 @@ class Size:
     burst: int
     sustained: int
     brackets: int
+    #: Brackets of the market of a close that stand before it.
+    in_the_way: int
     loaded: tuple[int, int]
     stored: tuple[int, ...]
     read: tuple[int, int]
@@ -51,6 +54,7 @@ SIZES: Mapping[str, Size] = {
         burst=5,
         sustained=10,
         brackets=2,
+        in_the_way=3,
         loaded=(5, 10),
         stored=(50,),
         read=(20, 60),
@@ -63,6 +67,7 @@ SIZES: Mapping[str, Size] = {
         burst=50,
         sustained=1000,
         brackets=8,
+        in_the_way=80,
         loaded=(3000, 20_000),
         stored=(10_000, 1_000_000),
         read=(1000, 1_000_000),
@@ -245,6 +250,11 @@ def limited_brackets(make: type[System], size: Size) -> Figures:
     return brackets(size.brackets)
 
 
+def exits_first(make: type[System], size: Size) -> Figures:
+    """A close while other orders are in its way, and what they wait for; kekbridge with its paper exchange only."""
+    return exits(size.burst, size.in_the_way)
+
+
 def every_alert_twice(make: type[System], size: Size) -> Figures:
     with make() as system:
         return {
@@ -405,6 +415,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "onemarket": Scenario("50 entries in one market, answers after 1 s", one_market, ALL),
     "limited": Scenario("exchange takes 10 a second", limited_exchange, (*ALL, ThrottledFlask)),
     "brackets": Scenario("exchange takes a bracket a second", limited_brackets, (Kekbridge,)),
+    "exits": Scenario("a close with others in its way", exits_first, (Kekbridge,)),
     "twice": Scenario("every alert twice", every_alert_twice, ALL),
     "memory": Scenario("memory (PSS)", memory, ALL, needs="root"),
     "start": Scenario("start to first answer", start_up, ALL),
