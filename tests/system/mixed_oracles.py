@@ -413,24 +413,44 @@ def _loss_breaches(books: Books, cap: Cap, limit: Decimal) -> list[str]:
 
 
 def longest_exit_delay_s(books: Books) -> tuple[float, str]:
-    """The longest time from the arrival of an alert to the arrival of its exit at the exchange, outages not counted, and its order."""
+    """The longest time that a position stayed open after the alert that closes it, until its exit arrived at the exchange, and the order.
+
+    Outages are not counted, nor is the time before the position was opened: an exit may follow its own entry at once.
+    """
     received = {alert["id"]: milliseconds(alert["receivedAt"]) for alert in books.alerts}
     arrived: dict[str, int] = {}
+    held: defaultdict[str, list[tuple[int, Decimal]]] = defaultdict(list)  # by symbol: since when, which position
     for event in books.journal:
         if event["event"] == "order_received" and event["client_order_id"]:
             arrived.setdefault(event["client_order_id"], int(event["t"]))
+        elif event["event"] == "fill":
+            before = held[event["symbol"]][-1][1] if held[event["symbol"]] else Decimal(0)
+            held[event["symbol"]].append((int(event["t"]), before + _signed(event)))
     delays = [
-        (
-            books.without_outages(received[order["alertId"]], arrived[order["clientOrderId"]]) / 1000,
-            order["clientOrderId"],
-        )
+        (_closable_ms(books, held[order["symbol"]], order["side"], start, arrived[name]) / 1000, name)
         for order in books.orders
         if order["purpose"] == "exit"
         and order["afterLeg"] is None
-        and order["clientOrderId"] in arrived
-        and order["alertId"] in received
+        and (name := order["clientOrderId"]) in arrived
+        and (start := received.get(order["alertId"])) is not None
     ]
     return max(delays, default=(0.0, ""))
+
+
+def _closable_ms(books: Books, held: list[tuple[int, Decimal]], side: str, start_ms: int, end_ms: int) -> int:
+    """How long between two times there was a position that an order of this side reduces, ms; outages not counted."""
+    sign = 1 if side == "BUY" else -1
+    ends = [at for at, _ in held[1:]] + [end_ms]
+    times = (
+        [
+            (max(at, start_ms), min(until, end_ms))
+            for (at, position), until in zip(held, ends, strict=True)
+            if position * sign < 0
+        ]
+        if held
+        else []
+    )
+    return sum(books.without_outages(start, end) for start, end in times if end > start)
 
 
 # -------------------------------------------------------------------------------------------------------- after everything

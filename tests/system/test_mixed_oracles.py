@@ -23,7 +23,7 @@ ENTRY, CLOSE, STOP = "kb-entry", "kb-close", "kb-stop"
 def order(name: str, alert: str, **changes: Any) -> dict[str, Any]:
     return {
         "clientOrderId": name, "alertId": alert, "leg": 0, "status": "filled", "executedQuantity": "1", "purpose": "entry",
-        "finishedAt": T0, "afterLeg": None, **changes,
+        "symbol": MARKET, "side": "SELL", "finishedAt": T0, "afterLeg": None, **changes,
     }  # fmt: skip
 
 
@@ -196,6 +196,14 @@ def test_exit_delay_counts_without_outages() -> None:
     """Time in which the exchange did not answer is not the bridge's."""
     outage = Outage(T0_MS + 2_020, T0_MS + 2_080, "exchange killed")
     assert longest_exit_delay_s(books(outages=[outage])) == (0.04, CLOSE)
+
+
+def test_exit_delay_counts_from_the_position() -> None:
+    """An exit that came before its position was opened is late from the opening on, and one against nothing is not late."""
+    early = [{**row, "receivedAt": T0} for row in books().alerts]
+    assert longest_exit_delay_s(books(alerts=early)) == (1.99, CLOSE)
+    against_nothing = [{**row, "side": "BUY"} for row in books().orders]
+    assert longest_exit_delay_s(books(orders=against_nothing)) == (0.0, CLOSE)
 
 
 def test_what_is_left_after_everything_is_named() -> None:
