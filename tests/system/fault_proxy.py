@@ -27,7 +27,7 @@
 | delay_message | it and those behind it come `delay_s` later |
 | cut_stream | the stream is cut instead |
 
-`half_open` is no fault that lasts: the connections of this moment lose their exchange and do not learn of it.
+`half_open` is an event: the connections of this moment lose their exchange, and do not learn of it, or only some seconds later.
 """
 
 from __future__ import annotations
@@ -263,19 +263,24 @@ class FaultProxy:
         with self._lock:
             self._faults.clear()
 
-    def half_open(self, *, only_streams: bool = False) -> int:
-        """Take the exchange away from every connection of this moment; return how many. What the client sends there is lost."""
+    def half_open(self, *, only_streams: bool = False, seconds: float | None = None) -> int:
+        """Take the exchange away from every connection of this moment; return how many. What the client sends there is lost.
+
+        After `seconds` they are reset, as by a router that has forgotten them; None: never.
+        """
         loop = self._loop
         if loop is None:
             raise RuntimeError("the proxy is not started")
-        return asyncio.run_coroutine_threadsafe(self._half_open(only_streams=only_streams), loop).result()
+        return asyncio.run_coroutine_threadsafe(self._half_open(seconds, only_streams=only_streams), loop).result()
 
-    async def _half_open(self, *, only_streams: bool) -> int:
+    async def _half_open(self, seconds: float | None, *, only_streams: bool) -> int:
         found = [link for link in self._links if not link.is_half_open and (link.is_stream or not only_streams)]
         for link in found:
             link.is_half_open = True
             link.abort_upstream()
             link.task.cancel()
+            if seconds is not None:
+                asyncio.get_running_loop().call_later(seconds, link.abort)
         self.hits["half_open"] += len(found)
         return len(found)
 

@@ -191,6 +191,13 @@ async def test_half_open_connections(paper: PaperExchange, proxy: FaultProxy, tr
     assert await post(trader) == (200, "application/json")
 
 
+async def test_half_open_connections_are_reset_at_last(proxy: FaultProxy, trader: Trader) -> None:
+    """With `seconds` a half-open stream is reset after them."""
+    async with logged_in(trader, "executionreport") as stream:
+        await asyncio.to_thread(lambda: proxy.half_open(seconds=0.05))
+        await stream.closed()
+
+
 async def test_a_dead_exchange_is_noticed(paper: PaperExchange, proxy: FaultProxy, trader: Trader) -> None:
     """When the exchange ends, kept connections are cut, and new requests fail at once."""
     assert await _answers(trader)

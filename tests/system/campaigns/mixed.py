@@ -505,7 +505,9 @@ class Nemesis:
         await self._with(ProxyFault(kind="deaf"), longest_s=1.5)
 
     async def _half_open(self) -> None:
-        await asyncio.to_thread(lambda: self.bridge.proxy.half_open(only_streams=self.rng.random() < 0.5))
+        seconds, only_streams = self.rng.uniform(0.3, 2), self.rng.random() < 0.5
+        await asyncio.to_thread(lambda: self.bridge.proxy.half_open(only_streams=only_streams, seconds=seconds))
+        await asyncio.sleep(seconds)
 
     async def _slow(self) -> None:
         when = self.rng.choice(("before", "after"))
