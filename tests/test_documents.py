@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -34,6 +33,7 @@ from kekbridge.webhooks.options import ROWS
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.tree import walk
 from tests.paths import ROOT
+from tests.system.launcher import program_at
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DIRECTORY = ROOT / "kekbridge" / "docs"
@@ -60,14 +60,13 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the README
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory whose `.venv/bin/kekbridge` runs this package, as after the README's first command."""
     directory = tmp_path_factory.mktemp("clone")
     command = directory / ".venv" / "bin" / "kekbridge"
     command.parent.mkdir(parents=True)
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kekbridge "$@"\n', encoding="utf-8")
-    command.chmod(0o755)
-    return directory
+    with program_at(command):
+        yield directory
 
 
 @pytest.fixture(scope="module")

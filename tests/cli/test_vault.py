@@ -16,6 +16,7 @@ import pytest
 
 from kekbridge.store.lock import DaemonLock
 from tests.paths import ROOT
+from tests.system.launcher import program_at
 
 needs_keyring = pytest.mark.skipif(
     not (shutil.which("gnome-keyring-daemon") and shutil.which("dbus-run-session")) and not os.environ.get("CI"),
@@ -113,20 +114,22 @@ def run_in_desktop_session(tmp_path: Path, commands: list[str]) -> list[tuple[in
         "KEKBRIDGE_DATA_DIR": str(tmp_path / "data"),
         "KEKBRIDGE_VAULT_SECRETS_DIR": str(secrets),
     }
-    kekbridge = f"{shlex.quote(sys.executable)} -m kekbridge"
+    program = tmp_path / "kekbridge"
+    kekbridge = shlex.quote(str(program))
     lines = ["printf test | gnome-keyring-daemon --unlock --components=secrets >/dev/null 2>&1"]
     for number, command in enumerate(commands):
         files = " ".join(f"{stream}>{shlex.quote(str(tmp_path / f'{number}.{stream}'))}" for stream in ("1", "2"))
         lines.append(f"{kekbridge} {command} --json {files}; echo $? >{shlex.quote(str(tmp_path / f'{number}.code'))}")
-    done = subprocess.run(
-        ["dbus-run-session", "--", "sh", "-c", "\n".join(lines)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    with program_at(program):
+        done = subprocess.run(
+            ["dbus-run-session", "--", "sh", "-c", "\n".join(lines)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
 
     def outcome(number: int) -> tuple[int, Any, str]:

@@ -37,7 +37,7 @@ _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
 
 
-def _forkserver() -> ForkServerContext:
+def forkserver() -> ForkServerContext:
     """The server, which starts with the first fork."""
     context = multiprocessing.get_context("forkserver")
     # Each fork imports the main module again, which costs nothing if the server has imported it.
@@ -52,7 +52,7 @@ def run_forked(
     with tempfile.TemporaryDirectory(prefix="kekbridge-fork-") as name:
         directory = Path(name)
         (directory / "0").write_text(stdin, encoding="utf-8")
-        fork = _forkserver().Process(
+        fork = forkserver().Process(
             target=_run_to_the_end, args=(list(arguments), dict(environment), name, str(Path.cwd()))
         )
         fork.start()
@@ -69,18 +69,29 @@ def run_forked(
 
 
 def _run_to_the_end(arguments: list[str], environment: dict[str, str], directory: str, working_directory: str) -> None:
-    """In the fork: take over streams, environment and working directory, then run the command as the entry point does."""
+    """In the fork: take over streams, environment and working directory, then run the command."""
     os.setsid()
-    os.chdir(working_directory)
+    streams = [os.open(f"{directory}/0", os.O_RDONLY)]
+    streams += [os.open(f"{directory}/{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for number in (1, 2)]
+    run_here(arguments, environment, working_directory, streams)
+
+
+def run_here(arguments: list[str], environment: Mapping[str, str], directory: str, streams: list[int]) -> None:
+    """Become a command: take over stdin, stdout, stderr, environment and working directory, then do what the entry point does.
+
+    Raises SystemExit with the command's exit code.
+    """
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    os.dup2(os.open(f"{directory}/0", os.O_RDONLY), 0)
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    for number in (1, 2):
-        os.dup2(os.open(f"{directory}/{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    sys.argv = ["kekbridge", *arguments]
     from kekbridge.cli import main
 
-    sys.argv = ["kekbridge", *arguments]
     main.run()
 
 
@@ -151,7 +162,7 @@ class ForkedProcess(Process):
         self._fork: Any = None
 
     def start(self) -> dict[str, Any]:
-        context = _forkserver()
+        context = forkserver()
         read_end, write_end = context.Pipe(duplex=False)
         environment = {**clean_environment(), **self._environment}
         self._fork = context.Process(
