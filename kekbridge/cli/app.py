@@ -18,6 +18,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions
 # name -> (module:attribute of its Typer, help). The order is the order of `kekbridge --help`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("kekbridge.cli.serve:app", "Run the bridge: receive alerts and place orders."),
+    "setup": ("kekbridge.cli.setup:app", "Set the bridge up, step by step."),
     "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and test webhooks, and check messages."),
     "keys": ("kekbridge.cli.keys:app", "Manage the exchange key: add, generate, register, check, remove."),
     "lockouts": ("kekbridge.cli.lockouts:app", "List locked-out addresses, or lift a lockout."),
@@ -83,6 +84,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nStart here:\n  kekbridge serve               paper trading on 127.0.0.1:8080, no setup\n"
+    "  kekbridge setup               asks for exchange, address, webhook and notifications\n"
     "  kekbridge template default    the message to paste into TradingView\n"
     "  kekbridge COMMAND --help      options and examples of a command",
 )

@@ -43,12 +43,15 @@ class ServicePlace:
     data_dir: Path
     #: Its control socket, for root and the members of its group.
     socket: Path
+    #: `/`; in tests a directory that stands for it.
+    root: Path = Path("/")
 
 
 def service_place() -> ServicePlace:
     """Where the service is on this machine, whether or not it is installed."""
     root = Path(os.environ.get(SERVICE_ROOT_VARIABLE) or "/")
-    return ServicePlace(*(root / path.relative_to("/") for path in (SERVICE_DATA_DIR, SERVICE_SOCKET)))
+    data_dir, socket = (root / path.relative_to("/") for path in (SERVICE_DATA_DIR, SERVICE_SOCKET))
+    return ServicePlace(data_dir, socket, root)
 
 
 @dataclass(frozen=True, slots=True)

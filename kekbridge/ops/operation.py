@@ -166,7 +166,7 @@ def decode(kind: type[Operation], body: bytes) -> Operation:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"operation {kind.operation}: {_in_words(str(error), kind)}") from None
+        raise ConfigError(f"operation {kind.operation}: {in_words(str(error), kind)}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise ConfigError(
             f"operation {kind.operation}: found no JSON, expected an object with its parameters"
@@ -179,7 +179,7 @@ _EXPECTED: Final = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<found>.+?
 _PLACE: Final = re.compile(r"- at `\$\.?(.*)`$")
 
 
-def _in_words(error: str, kind: type[Operation]) -> str:
+def in_words(error: str, kind: type[msgspec.Struct]) -> str:
     """A decoder's message in our words. Values are not quoted: they may be secret."""
     parameters = ", ".join(field.encode_name for field in msgspec.structs.fields(kind)) or "none"
     if missing := _MISSING.search(error):
