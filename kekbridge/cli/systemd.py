@@ -159,7 +159,7 @@ _NEXT_STEPS: Final = (
     "systemctl status kekbridge && journalctl -u kekbridge -n 20",
     f"sudo usermod -aG {_NAME} $USER    # commands without sudo, from your next login on",
     "kekbridge exits-only    # likewise halt, resume, flatten",
-    f"kekbridge --data-dir {SERVICE_DATA_DIR} webhook create NAME    # likewise template, notify set",
+    "kekbridge webhook create NAME    # likewise template, notify set, doctor: all find the service",
 )
 
 
