@@ -107,7 +107,27 @@ def open_vault(context: CliContext, mode: Mode) -> OpenVault:
     """Open the vault that the settings name, else the first that this mode may use; prompts for its passphrase on a terminal."""
     from kekbridge import vault
 
-    return vault.open_vault(context.settings.vault, context.data_dir, mode, ask=passphrase_prompt())
+    settings = context.settings.vault
+    key = (settings.backend, settings.secrets_dir, context.data_dir, mode)
+    kept = None if _kept_vaults is None else _kept_vaults.get(key)
+    opened = kept or vault.open_vault(settings, context.data_dir, mode, ask=passphrase_prompt())
+    if _kept_vaults is not None:
+        _kept_vaults[key] = opened
+    return opened
+
+
+@contextmanager
+def keep_vaults_open() -> Iterator[None]:
+    """Inside, a vault that was opened is used again, so that a command of several operations asks for a passphrase once."""
+    global _kept_vaults
+    _kept_vaults = {}
+    try:
+        yield
+    finally:
+        _kept_vaults = None
+
+
+_kept_vaults: dict[tuple[str, str, Path, Mode], OpenVault] | None = None
 
 
 def passphrase_prompt() -> Callable[[str], str] | None:

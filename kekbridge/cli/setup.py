@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 import typer
 
-from kekbridge.cli.context import CliContext, resolve_context
+from kekbridge.cli.context import CliContext, keep_vaults_open, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.daemon.control_socket import service_place
 from kekbridge.errors import ConfigError, KekbridgeError
@@ -157,12 +157,14 @@ def setup(
     if run.answers is None and not (sys.stdin is not None and sys.stdin.isatty()):
         raise ConfigError("no terminal to ask at; give --answers FILE, a TOML file (see `kekbridge setup --help`)")
     failed = ""
-    for number, step in enumerate(chosen, 1):
-        if run.answers is None:
-            render.note(f"\n{number}/{len(chosen)}  {step}: {_TITLES[step]}")
-        failed = failed or ("" if _carry_out(run, step) else step)
-        if failed and run.answers is not None:
-            break
+    with keep_vaults_open():
+        for number, step in enumerate(chosen, 1):
+            if run.answers is None:
+                render.note(f"\n{number}/{len(chosen)}  {step}: {_TITLES[step]}")
+            is_done = _carry_out(run, step)
+            failed = failed or ("" if is_done else step)
+            if failed and run.answers is not None:
+                break
     if as_json:
         render.as_json({"configFile": str(run.config), "steps": run.results, "failed": failed or None})
     else:
@@ -192,12 +194,17 @@ def _carry_out(run: _Run, step: str) -> bool:
 
 def _print_next(run: _Run) -> None:
     from kekbridge.cli import render
+    from kekbridge.cli.control import daemon_status
 
     if run.is_waiting_for_service:
         render.note("Start the service as shown, then:  kekbridge setup key webhook notify")
         return
-    is_default = run.config == run.context().data_dir / "config.toml"
-    render.note(f"Start the bridge:  kekbridge serve{'' if is_default else f' --config {run.config}'}")
+    context = run.context()
+    if daemon_status(context) is None:
+        is_named = run.data_dir is not None or getattr(run.ctx.obj, "data_dir", None) is not None
+        data_dir = f" --data-dir {context.data_dir}" if is_named else ""
+        config = "" if run.config == context.data_dir / "config.toml" else f" --config {run.config}"
+        render.note(f"Start the bridge:  kekbridge serve{data_dir}{config}")
     render.note("Check everything:  kekbridge doctor")
 
 
@@ -280,8 +287,8 @@ _SKIPPED: Final = "left out"
 
 def _step_mode(run: _Run) -> str:
     now = run.context().settings.mode.value
-    answer: str | None = run.answers.mode if run.answers else _choose("Mode", ("paper", "testnet", "live"), now)
-    if answer is None:
+    answer: str | None = run.answers.mode if run.answers else _choose("Mode", ("paper", "testnet", "live", "skip"), now)
+    if answer is None or answer == "skip":
         return _SKIPPED
     run.save({"mode": answer})
     return {"paper": "paper, no money", "testnet": "testnet", "live": "live: real money"}[answer]
@@ -293,9 +300,9 @@ def _step_vault(run: _Run) -> str:
     if run.answers:
         answer = run.answers.vault
     else:
-        options = ("auto", "directory", "keyring", "file")
+        options = ("auto", "directory", "keyring", "file", "skip")
         answer = _choose("Vault (auto takes the first that can be used)", options, now if now in options else "auto")
-    if answer is None:
+    if answer is None or answer == "skip":
         return _SKIPPED
     run.save({"vault.backend": answer})
     return answer

@@ -20,7 +20,7 @@ from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from tests.cli.conftest import Run
 from tests.cli.processes import Served, bare_environment
 from tests.cli.terminal import at_terminal
-from tests.cli.venues import live_environment, running_venue
+from tests.cli.venues import PASSPHRASE, live_environment, running_venue
 from tests.paths import ROOT
 from tests.system.harness import wait_until
 
@@ -62,10 +62,10 @@ def test_every_step_at_a_terminal(tmp_path: Path) -> None:
     with receiver() as (url, received), at_terminal("setup", environment=environment) as terminal:
         for question, answer in (
             ("1/7  mode", None),
-            ("Mode [paper, testnet, live] [paper]: ", "moon"),
-            ("found 'moon', expected one of paper, testnet, live", None),
+            ("Mode [paper, testnet, live, skip] [paper]: ", "moon"),
+            ("found 'moon', expected one of paper, testnet, live, skip", None),
             ("[paper]: ", ""),
-            ("Vault (auto takes the first that can be used)", ""),
+            ("Vault (auto takes the first that can be used)", "skip"),
             ("TradingView reaches it through", "prox"),
             ("Its public address", "http://bridge.example.com"),
             ("expected https://", None),
@@ -100,6 +100,39 @@ def test_every_step_at_a_terminal(tmp_path: Path) -> None:
     settings = load_settings(config, environment={})
     assert (settings.server.public_url, settings.server.behind_proxy) == ("https://bridge.example.com", True)
     assert "# Where orders go:" in config.read_text()
+
+
+def test_a_passphrase_is_asked_for_once(tmp_path: Path) -> None:
+    """Several steps use the vault; a wrong passphrase may be corrected, and the right one is not asked for again."""
+    environment = bare_environment(tmp_path / "data") | live_environment(tmp_path, "")
+    del environment["KEKBRIDGE_VAULT_SECRETS_DIR"], environment["KEKBRIDGE_EXCHANGE_ACCOUNT_ID"]
+    environment["KEKBRIDGE_MODE"] = "paper"
+    with receiver() as (url, received), at_terminal("setup", "webhook", "notify", environment=environment) as terminal:
+
+        def type_hidden(text: str) -> None:
+            wait_until(lambda: not terminal.echoes_input)
+            terminal.type(text)
+
+        for attempt in ("a wrong passphrase", PASSPHRASE):
+            terminal.expect("Name of the webhook")
+            terminal.type("")
+            for question in ("Markets", "Largest order in coins", "Largest order in USDC", "a day in USDC", "loss of"):
+                terminal.expect(question)
+                terminal.type("")
+            terminal.expect("without a stop loss?")
+            terminal.type("")
+            terminal.expect("Passphrase for")
+            type_hidden(attempt)
+            if attempt != PASSPHRASE:
+                terminal.expect("the passphrase does not open")
+                terminal.expect("Try this step again?")
+                terminal.type("")
+        terminal.expect("(hidden; several with blanks; Enter leaves it out): ")
+        type_hidden(url)
+        terminal.expect("Send a test message now?")
+        terminal.type("")
+        code, screen = terminal.end()
+    assert (code, "Passphrase" in screen, len(received)) == (0, False, 1)
 
 
 def test_answers_from_a_file_and_again(run: Run, data_dir: Path, tmp_path: Path) -> None:
