@@ -23,7 +23,7 @@ from kekbridge.execution.book import Book
 from kekbridge.execution.tracker import OrderTracker
 from kekbridge.formatting import amount
 from kekbridge.log import get_logger
-from kekbridge.model import ZERO, Fill, Order, OrderStatus
+from kekbridge.model import ZERO, AccountSnapshot, Fill, MarginMode, Order, OrderStatus
 from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store import conditions, orders
 from kekbridge.store.codec import EXACT
@@ -196,10 +196,9 @@ class MissingOrders:
         order = self._book.current(order)
         if not self._is_open(order):
             return ""
-        intent = order.intent
-        gap = snapshot.position_quantity(intent.symbol) - self._book.holdings.total(intent.symbol)
-        if 0 < gap * intent.side.sign <= intent.quantity - order.executed_quantity:
-            return f"no trade shows it, but {amount(abs(gap))} of the position are explained by no trade"
+        unexplained = self._unexplained(order, snapshot)
+        if unexplained:
+            return f"no trade shows it, but {amount(unexplained)} of the position are explained by no trade"
         self._end(order)
         return ""
 
@@ -212,6 +211,16 @@ class MissingOrders:
             if is_foreign and (fill.symbol, fill.side) == (order.intent.symbol, order.intent.side):
                 found += fill.quantity
         return found
+
+    def _unexplained(self, order: Order, snapshot: AccountSnapshot) -> Decimal:
+        """How much of the position, in base units, may be its execution, because the recorded fills do not lead to it."""
+        intent = order.intent
+        position = snapshot.position_quantity(intent.symbol, intent.margin_mode) * intent.side.sign
+        if intent.margin_mode is MarginMode.CROSS:
+            gap = position - self._book.holdings.total(intent.symbol) * intent.side.sign
+            return gap if 0 < gap <= intent.quantity - order.executed_quantity else ZERO
+        # Of isolated positions no sums are kept. One that an exit would have closed is still there, and closing it twice is not possible.
+        return position if order.is_entry and position > 0 else ZERO
 
     def _is_open(self, order: Order) -> bool:
         current = self._book.orders.get(order.client_order_id)

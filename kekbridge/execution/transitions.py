@@ -234,8 +234,8 @@ def denied(order: Order, *, code: str, error: str, now: datetime) -> Order:
 
 
 def canceled_unsent(order: Order, *, now: datetime) -> Order:
-    """A later alert cancelled the order before it was sent."""
-    return denied(order, code="canceled_by_alert", error="a later alert cancelled it", now=now)
+    """The order was cancelled, mostly by a later alert, before the exchange had it."""
+    return denied(order, code="canceled_by_alert", error="it was cancelled before the exchange had it", now=now)
 
 
 def withdrawn(order: Order, *, reason: str, now: datetime) -> Order:
