@@ -257,13 +257,13 @@ class MissingOrders:
         if order.status is not OrderStatus.UNKNOWN or self._clock() - order.created_at > _LATE_FOR:
             del self._late[name]
             return
-        search.queries += 1
         search.due = now + min(_LATE_PAUSE_S * 2**search.queries, _LONGEST_LATE_PAUSE_S)
         try:
             report = await self._exchange.find(order)
         except ExchangeUnavailable as error:
             log.warning("unknown_order_not_readable", client_order_id=name, error=error.message)
             return
+        search.queries += 1
         if report is not None:
             adopted = await self._tracker.apply(order, report)
             log.warning("unknown_order_adopted", client_order_id=name, status=adopted.status.value)
