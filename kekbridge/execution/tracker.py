@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from msgspec.structs import replace
 
@@ -43,6 +44,8 @@ _FIRST_TRADES = timedelta(days=1)
 _FIRST_RETRY_S = 0.5
 _SLOWEST_RETRY_S = 5.0
 _SLOWEST_SEARCH_S = 60.0
+# How long the exchange may take to list the trades of an execution that it has reported.
+_LISTED_WITHIN_S = 60.0
 # Positions are not compared with fills while one is missing, but not for ever.
 _MISSING_FOR = timedelta(minutes=5)
 
@@ -79,9 +82,11 @@ class OrderTracker:
         self._shown: set[str] = set()  # client order ids of open orders that the exchange has reported or shown
         self._unknown_fills: set[str] = set()  # client order ids of orders whose fills are being fetched
         self._unhandled_executions = 0  # reports of executions in the inbox
-        self._trades_wanted = self._trades_read = (
-            0  # how often all trades were asked for; up to which time they were read
-        )
+        # Executions of orders that are not in the store, by the exchange's id: quantity, and when it was reported (loop time).
+        self._reported_executions: dict[str, tuple[Decimal, float]] = {}
+        # How often all trades were asked for, and the last of these requests that was answered completely.
+        self._trades_wanted = 0
+        self._trades_read = 0
         self._fills_known = asyncio.Event()
         self._inbox: asyncio.Queue[OrderStatusReport] = asyncio.Queue(maxsize=10_000)
         self._sync_requested = asyncio.Event()
@@ -257,6 +262,16 @@ class OrderTracker:
         for order in list(self._book.incomplete.values()):
             await self.poll(order)
 
+    async def _forget_recorded_executions(self) -> None:
+        """Forget the reported executions of other orders whose trades are recorded; the exchange may list these some seconds later."""
+        now = asyncio.get_running_loop().time()
+        for order_id, (executed, since) in list(self._reported_executions.items()):
+            is_recorded = await self._database.read(fills.quantity_of, order_id) >= executed
+            if not is_recorded and now - since > _LISTED_WITHIN_S:
+                log.warning("execution_without_trades", order_id=order_id, executed=executed)
+            if is_recorded or now - since > _LISTED_WITHIN_S:
+                self._reported_executions.pop(order_id, None)
+
     # ----------------------------------------------------------------------------------------------------------------- fills
 
     async def record_trades(self, trades: Iterable[Fill]) -> int:
@@ -388,7 +403,7 @@ class OrderTracker:
     @property
     def lacks_executions(self) -> bool:
         """True while the stream shows an execution, or may have missed one, whose fill is not recorded: what it realized is not known."""
-        is_behind = self._trades_read != self._trades_wanted
+        is_behind = self._trades_read != self._trades_wanted or bool(self._reported_executions)
         return is_behind or self._unhandled_executions > 0 or not self.fills_are_known
 
     def _want_trades(self) -> None:
@@ -430,8 +445,11 @@ class OrderTracker:
         if order is None and name:
             order = await self._database.read(orders.find, name)
         if order is None:
-            if report.executed_quantity > 0:
-                self._want_trades()  # an exit of a bracket, or an order that kekbridge did not send
+            if report.executed_quantity > 0:  # an exit of a bracket, or an order that kekbridge did not send
+                if not report.is_algo:  # whose trades have the ids of its children
+                    now = asyncio.get_running_loop().time()
+                    self._reported_executions[report.order_id] = (report.executed_quantity, now)
+                self._want_trades()
             return
         is_news = not order.status.is_final or self._book.lacks_fills(order, report.executed_quantity)
         if is_news:
@@ -457,6 +475,7 @@ class OrderTracker:
                 self._trades_read = wanted
                 self._order_settled()  # an entry may have waited for what they realized
                 longest = _SLOWEST_SEARCH_S if self._book.incomplete else 0.0
+                longest = _SLOWEST_RETRY_S if self._reported_executions else longest
             except KekbridgeError as error:
                 log.warning("trades_not_synced", error=error.message)
                 longest = _SLOWEST_RETRY_S
@@ -470,7 +489,13 @@ class OrderTracker:
         """Query all that the account's fills follow from. Every part is tried; raises the first ExchangeUnavailable or StoreUnavailable."""
         # Exits before trades: a fill is then known as that of the exit.
         failed: list[KekbridgeError] = []
-        for part in (self.poll_open_orders, self.poll_exits, self.sync_fills, self.complete_fills):
+        for part in (
+            self.poll_open_orders,
+            self.poll_exits,
+            self.sync_fills,
+            self.complete_fills,
+            self._forget_recorded_executions,
+        ):
             try:
                 await part()
             except (ExchangeUnavailable, StoreUnavailable) as error:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, MarginMode, Side
 from kekbridge.store import codec
-from kekbridge.store.codec import EXACT, decimal_text, optional_decimal, optional_decimal_text
+from kekbridge.store.codec import EXACT, decimal_text, exact_total, optional_decimal, optional_decimal_text
 from kekbridge.store.facts import FillFact, OwnedFill
 
 _COLUMNS: Final = (
@@ -113,6 +113,12 @@ def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill
         (client_order_id,),
     )
     return tuple(_fill(row) for row in rows)
+
+
+def quantity_of(connection: sqlite3.Connection, order_id: str) -> Decimal:
+    """The exact sum of the stored fills of an order, by the exchange's id, in base units."""
+    rows = connection.execute("SELECT quantity FROM fills WHERE order_id = ?", (order_id,))
+    return exact_total(Decimal(text) for (text,) in rows)
 
 
 def exits_of(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill, ...]:

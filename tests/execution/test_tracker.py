@@ -204,6 +204,21 @@ async def test_an_entry_waits_while_the_loss_of_the_day_is_not_known(bridge: Bri
     await until_complete(bridge)
 
 
+async def test_trades_that_are_listed_late_are_asked_for_again(tmp_path: Path) -> None:
+    """The stream reports the fired stop, the lists show it some seconds later: nobody has to ask for anything else until it is stored."""
+    async with (
+        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=3600) as bridge,
+    ):
+        await bridge.send(symbol="ETHUSDT.P", quantity="1", stopLoss="1%")
+        await bridge.fault("read_lag", delay_ms=1500)
+        await bridge.control("prices", {ETH: "1764"})
+        await until(lambda: bridge.daemon.trading.tracker.lacks_executions)
+        await until_complete(bridge)
+        await until(lambda: not bridge.daemon.trading.tracker.lacks_executions)
+        assert await day_total(bridge) < -20
+
+
 async def test_a_close_whose_fills_cannot_be_read_is_completed_later(bridge: Bridge) -> None:
     """No report of the stream and no query of trades: the order stays on the to-do list, over a later trade, until its fill is there."""
     await bridge.send(quantity="0.02")
