@@ -36,6 +36,7 @@ NAKED_S, EXIT_S = 5.0, 2.0
 #: Kills of the release size: 60 in 5,000 alerts.
 ALERTS_PER_KILL = 83
 _AGREE_WITHIN_S = 60.0
+_PASS_WITHIN_S = 10.0
 _ENVIRONMENT = {
     **SETTINGS,
     "KEKBRIDGE_EXCHANGE_REFRESH_S": "0.5",
@@ -196,6 +197,16 @@ class Trader:
                 return self._one_of(role, market, (self._bracket, 3), (self._entry, 2), (self._close, 3))
             case _:
                 return self._one_of(role, market, *self._everything)
+
+    def last_entries(self) -> list[dict[str, Any]]:
+        """An entry of every webhook in each of its markets, the size of the others."""
+        alerts = []
+        for role in ROLES:
+            for market in role.markets:
+                stop = "5%" if role.name == "guarded" else None
+                alert = self.alert(role, action="buy", symbol=market.ticker, quantity=str(market.size), stopLoss=stop)
+                alerts.append(self._target(role, market, market.size * 3) if role.name == "target" else alert)
+        return alerts
 
     def closing_alerts(self) -> list[dict[str, Any]]:
         """What ends everything: a cancel and a close of all markets by every webhook."""
@@ -620,6 +631,7 @@ async def _end(trader: Trader, nemesis: Nemesis, seed: int, stalled_s: Callable[
     if exit_s > EXIT_S + stalled_s():
         findings.breaches += 1
         findings.failures.append(f"exit {slowest} arrived {exit_s:.2f} s after its alert while the exchange answered")
+    findings.failures += await _entries_pass(trader)
     await _close_everything(trader)
     _, at_end = await _agreement(trader, nemesis, lambda last: _with_flat(judge(last), last))
     findings.failures += [
@@ -638,6 +650,17 @@ async def _end(trader: Trader, nemesis: Nemesis, seed: int, stalled_s: Callable[
 def _with_flat(findings: Findings, books: Books) -> Findings:
     findings.failures += all_is_flat(books)
     return findings
+
+
+async def _entries_pass(trader: Trader) -> list[str]:
+    """When all faults are over, an entry of every webhook is sent or denied at once: none is held back by what is past."""
+    run = trader.run
+    entries = trader.last_entries()
+    await asyncio.gather(*(run.send(alert) for alert in entries))
+    names = [str(alert["alertId"]) for alert in entries]
+    waiting = f"SELECT alert_id FROM alerts WHERE status IN ('queued', 'submitting') AND alert_id IN ({','.join('?' * len(names))})"
+    await run.until(lambda: not run.query(waiting, *names), deadline_s=_PASS_WITHIN_S)
+    return [f"held: entry {name} waits though all faults are over" for (name,) in run.query(waiting, *names)]
 
 
 async def _close_everything(trader: Trader) -> None:
