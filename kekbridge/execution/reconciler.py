@@ -25,6 +25,7 @@ log = get_logger("kekbridge.execution.reconciler")
 
 _FIRST_QUERY_PAUSE_S = 0.5
 _LONGEST_QUERY_PAUSE_S = 4.0
+_AFTER_WINDOW_S = 0.01
 _CHECK_ORPHANS_EVERY_S = 2.0
 # Between two steps of its own dispatch an order is handled by no task for an instant.
 _ORPHAN_AGE = timedelta(seconds=5)
@@ -98,8 +99,7 @@ class Reconciler:
                 if queried_at > window_end:
                     return self._not_found_after_window(order)
             attempt += 1
-            pause = min(backoff_s(_FIRST_QUERY_PAUSE_S, attempt, random.random() / 4), _LONGEST_QUERY_PAUSE_S)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(query_pause_s(attempt, window_end - now(), jitter=random.random() / 4))
 
     def _window_left_s(self, order: Order) -> float:
         """Seconds for which the request of this order could still be accepted."""
@@ -211,3 +211,12 @@ class Reconciler:
         """Repeat the comparison in operation: poll unfinished orders, fetch trades, replace positions."""
         await self._tracker.sync()
         await self._tracker.save_positions(await self._exchange.refresh())
+
+
+def query_pause_s(attempt: int, window_left_s: float, *, jitter: float) -> float:
+    """Seconds before the next query of an unknown order, longer with each attempt (from 1).
+
+    The query that ends the matter, right after the acceptance window, is not late: exits may wait for it.
+    """
+    pause = min(backoff_s(_FIRST_QUERY_PAUSE_S, attempt, jitter), _LONGEST_QUERY_PAUSE_S)
+    return min(pause, window_left_s + _AFTER_WINDOW_S) if window_left_s > 0 else pause

@@ -12,8 +12,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kekbridge.errors import ExchangeUnavailable
+from kekbridge.execution.reconciler import query_pause_s
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.store import codec, fills, protection
 from kekbridge.store.connections import WRITER_WAIT_S
@@ -42,6 +45,14 @@ async def test_an_entry_that_never_arrived_is_not_sent_again(bridge: Bridge) -> 
     assert order.status is OrderStatus.UNKNOWN
     assert order.finished_at is not None
     assert await bridge.positions() == {BTC: D("0.02")}
+
+
+@given(attempt=st.integers(1, 20), left_s=st.floats(-100, 100), jitter=st.floats(0, 0.25))
+def test_no_pause_outlasts_the_acceptance_window(attempt: int, left_s: float, jitter: float) -> None:
+    """While the window is open the next query comes at the latest right after it; afterwards at least every four seconds."""
+    pause = query_pause_s(attempt, left_s, jitter=jitter)
+    assert 0 < pause <= 4
+    assert pause == min(0.5 * 2 ** (attempt - 1) * (1 + jitter), 4) or left_s < pause <= left_s + 0.011
 
 
 async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
