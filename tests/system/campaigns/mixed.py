@@ -42,7 +42,7 @@ _ENVIRONMENT = {
     "KEKBRIDGE_EXCHANGE_REFRESH_S": "0.5",
     "KEKBRIDGE_QUEUE_BACKOFF_S": "0.2",
     "KEKBRIDGE_QUEUE_CONCURRENCY": "20",
-    "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "1",
+    "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "0.3",
     "KEKBRIDGE_QUEUE_MAX_AGE_S": "30",
     "KEKBRIDGE_QUEUE_RECONCILE_EVERY_S": "2",
 }
@@ -477,7 +477,7 @@ class Nemesis:
         faults: dict[str, list[dict[str, Any]]] = {
             "lose_stop": [{"fault": "lose_stop", "count": 2}],
             "partial_fills": [{"fault": "partial_fills", "parts": 3, "count": 5}],
-            "read_lag": [{"fault": "read_lag", "delay_ms": 400}],
+            "read_lag": [{"fault": "read_lag", "delay_ms": 250}],
             "reports": [
                 {"fault": name, "probability": 0.3, "seed": self.rng.randint(1, 10**6)}
                 for name in ("duplicate_reports", "reorder_reports", "withhold_reports")
@@ -493,7 +493,7 @@ class Nemesis:
     async def _with(self, *faults: ProxyFault, longest_s: float) -> None:
         self.bridge.proxy.arm(*faults)
         try:
-            await asyncio.sleep(self.rng.uniform(0.2, longest_s))
+            await asyncio.sleep(self.rng.uniform(0.1, longest_s))
         finally:
             self.bridge.proxy.clear()
 
@@ -510,7 +510,7 @@ class Nemesis:
         await self._with(ProxyFault(kind=kind, method="GET", path="/v1/", status=503), longest_s=2.5)
 
     async def _stale_reads(self) -> None:
-        await self._with(ProxyFault(kind="stale", path="/v1/"), longest_s=0.9)  # below the clock tolerance
+        await self._with(ProxyFault(kind="stale", path="/v1/"), longest_s=0.25)  # below the clock tolerance
 
     async def _deaf(self) -> None:
         await self._with(ProxyFault(kind="deaf"), longest_s=1.5)
