@@ -18,6 +18,9 @@ from tests.system.oracles import ENDED, Findings, Row, milliseconds
 #: How much later than the loss that closes it an entry of a webhook may still reach the exchange: it was on its way.
 GRACE_MS = 1_000
 _EXACT = Context(prec=200)
+_DAY_MS = 86_400_000
+#: Average prices are rounded, and so are the sums that are shown.
+_CENTS = Decimal("0.05")
 _OPEN = ("NEW", "PARTIAL_FILLED")
 _RESTING = ("accepted", "partially_filled")
 _AMOUNT = re.compile(r"-?[\d,]+(\.\d+)?")
@@ -67,9 +70,13 @@ class Books:
 
     def executed(self) -> dict[str, Decimal]:
         """Executed quantity by client order id, as the exchange says; of an entry with exits that of the entry, else that of all legs."""
+        return {name: quantity for name, (quantity, _) in self.traded().items()}
+
+    def traded(self) -> dict[str, tuple[Decimal, Decimal]]:
+        """Executed quantity and its value in USDC, likewise."""
         roots: dict[int, int] = {}
         names: dict[int, tuple[str, str | None]] = {}
-        executed: defaultdict[str, Decimal] = defaultdict(Decimal)
+        traded: dict[str, tuple[Decimal, Decimal]] = {}
         for event in self.journal:
             if event["event"] == "order_accepted" and event.get("algo") and event["client_order_id"]:
                 names[event["order_id"]] = (event["client_order_id"], event["side"])
@@ -79,8 +86,10 @@ class Books:
                 node = event["algo_order_id"] or 0
                 name, side = names.get(roots.get(node, node), (event["client_order_id"], None))
                 if name is not None and side in (None, event["side"]):
-                    executed[name] += Decimal(event["quantity"])
-        return dict(executed)
+                    quantity, value = traded.get(name, (Decimal(0), Decimal(0)))
+                    more = Decimal(event["quantity"])
+                    traded[name] = (quantity + more, value + more * Decimal(event["price"]))
+        return traded
 
     def without_outages(self, start_ms: int, end_ms: int) -> int:
         """How much of a time the exchange and the daemon answered, ms."""
@@ -108,7 +117,7 @@ def judge(books: Books) -> Findings:
     over = limits_hold(books)
     for oracle in (
         every_alert_ended, every_order_ended, executions_agree, open_orders_agree, fills_agree, money_agrees, positions_agree, stops_cover,
-        no_exit_without_position, alerts_add_up,
+        no_exit_without_position, alerts_add_up, days_add_up,
     ):  # fmt: skip
         failures += oracle(books)
     return Findings(
@@ -319,6 +328,33 @@ def alerts_add_up(books: Books) -> list[str]:
     counts = books.stats["counts"]
     groups = sum(counts[name] for name in ("refused", "duplicate", "expired", "done", "unknown", "waiting"))
     return [] if groups == counts["received"] else [f"counts: {groups} in groups, {counts['received']} received"]
+
+
+def days_add_up(books: Books) -> list[str]:
+    """When no order is open, a webhook has used of its limits of a day what its orders traded, and one order for each accepted entry."""
+    days = {event["t"] // _DAY_MS for event in books.journal}
+    if len(days) != 1 or _open_at_exchange(books):
+        return []
+    traded = books.traded()
+    accepted = {event["client_order_id"] for event in _accepted(books.journal)}
+    names = {alert["webhookId"]: alert["webhookName"] for alert in books.alerts}
+    orders: Counter[str] = Counter()
+    values: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for order in books.orders:
+        webhook = names[order["webhookId"]]
+        orders[webhook] += order["purpose"] == "entry" and order["clientOrderId"] in accepted
+        values[webhook] += traded.get(order["clientOrderId"], (Decimal(0), Decimal(0)))[1]
+    found: list[str] = []
+    for scope in books.risk["scopes"]:
+        for line in scope["limits"] if scope["scope"] == "webhook" else ():
+            actual = {"orders a day": Decimal(orders[scope["name"]]), "traded a day": values[scope["name"]]}.get(
+                line["name"]
+            )
+            if actual is not None and abs(_number(line["used"]) - actual) > _CENTS:
+                found.append(
+                    f"totals: {scope['name']} has used {line['used']} of {line['name']}, the exchange's sum is {actual}"
+                )
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- protection, limits

@@ -18,12 +18,18 @@ T0 = "2026-01-15T10:00:00.000Z"
 T0_MS = milliseconds(T0)
 MARKET = "PERP_BTC_USDC"
 ENTRY, CLOSE, STOP = "kb-entry", "kb-close", "kb-stop"
+WEBHOOK = {"webhookId": "w", "webhookName": "test"}
+USED = [
+    {"name": "leverage", "used": "0x"},
+    {"name": "orders a day", "used": "1"},
+    {"name": "traded a day", "used": "198.00 USDC"},
+]
 
 
 def order(name: str, alert: str, **changes: Any) -> dict[str, Any]:
     return {
         "clientOrderId": name, "alertId": alert, "leg": 0, "status": "filled", "executedQuantity": "1", "purpose": "entry",
-        "symbol": MARKET, "side": "SELL", "finishedAt": T0, "afterLeg": None, **changes,
+        "symbol": MARKET, "side": "SELL", "webhookId": "w", "finishedAt": T0, "afterLeg": None, **changes,
     }  # fmt: skip
 
 
@@ -67,8 +73,8 @@ def books(**changes: Any) -> Books:
         "journal": journal,
         "state": {"positions": {}, "open_orders": [], "open_algo_orders": []},
         "alerts": [
-            {"id": "01", "alertId": "a1", "identity": "1", "status": "filled", "receivedAt": T0},
-            {"id": "02", "alertId": "a2", "identity": "2", "status": "filled", "receivedAt": "2026-01-15T10:00:02.000Z"},
+            {"id": "01", "alertId": "a1", "identity": "1", "status": "filled", "receivedAt": T0, **WEBHOOK},
+            {"id": "02", "alertId": "a2", "identity": "2", "status": "filled", "receivedAt": "2026-01-15T10:00:02.000Z", **WEBHOOK},
         ],
         "orders": [order(ENTRY, "01"), order(CLOSE, "02", purpose="exit")],
         "positions": [],
@@ -77,7 +83,7 @@ def books(**changes: Any) -> Books:
             "realizedPnl": "-2", "fees": "0.2", "funding": "0",
             "counts": {"received": 2, "done": 2, "refused": 0, "duplicate": 0, "expired": 0, "unknown": 0, "waiting": 0},
         },
-        "risk": {"scopes": [{"name": "test", "limits": [{"name": "leverage", "used": "0x"}]}]},
+        "risk": {"scopes": [{"scope": "webhook", "name": "test", "limits": USED}]},
         "guarded": frozenset({MARKET}),
         "caps": (Cap("test", (MARKET,), max_position=Decimal(1), max_daily_loss=Decimal(2)),),
     }  # fmt: skip
@@ -106,6 +112,10 @@ def first_with(**changes: Any) -> Callable[[list[Any]], list[Any]]:
     return lambda rows: [{**rows[0], **changes}, *rows[1:]]
 
 
+def used(name: str, text: str) -> dict[str, Any]:
+    return {"scopes": [{"scope": "webhook", "name": "test", "limits": [{"name": name, "used": text}]}]}
+
+
 OPEN_STOP = {"client_order_id": STOP, "symbol": MARKET, "root_algo_status": "NEW"}
 
 
@@ -113,7 +123,7 @@ OPEN_STOP = {"client_order_id": STOP, "symbol": MARKET, "root_algo_status": "NEW
     ("changes", "found"),
     [
         ({"alerts": without_last}, "lost: a2 was acknowledged"),
-        ({"alerts": plus({"id": "03", "alertId": "a2", "identity": "3", "status": "filled"})}, "doubled: a2 is stored 2 times"),
+        ({"alerts": plus({"id": "03", "alertId": "a2", "identity": "3", "status": "filled", **WEBHOOK})}, "doubled: a2 is stored 2 times"),
         ({"sent": without_last}, "invented: a2 is stored"),
         ({"journal": plus(accepted(CLOSE, 9, 3_000, side="SELL"))}, f"doubled: {CLOSE} was accepted 2 times"),
         ({"journal": plus(accepted("kb-other", 9, 3_000, side="SELL"))}, "invented: kb-other is at the exchange"),
@@ -130,6 +140,8 @@ OPEN_STOP = {"client_order_id": STOP, "symbol": MARKET, "root_algo_status": "NEW
         ({"fills": plus(stored_fill(5, "98", "-2"))}, "fills: 3 rows of 2 trades"),
         ({"stats": lambda row: {**row, "realizedPnl": "-1.99"}}, "money: realizedPnl is -1.99, the exchange's sum is -2"),
         ({"stats": lambda row: {**row, "counts": {**row["counts"], "done": 1}}}, "counts: 1 in groups, 2 received"),
+        ({"risk": used("orders a day", "2")}, "totals: test has used 2 of orders a day, the exchange's sum is 1"),
+        ({"risk": used("traded a day", "99.00 USDC")}, "totals: test has used 99.00 USDC of traded a day"),
         ({"positions": [{"symbol": MARKET, "quantity": "1"}]}, "positions: shown"),
         ({"journal": without_last}, "positions: the fills add up to"),
         (
@@ -210,7 +222,7 @@ def test_what_is_left_after_everything_is_named() -> None:
     """After everything is closed, a position, an order and a used limit are violations."""
     left = books(
         state={"positions": {MARKET: "1"}, "open_orders": [], "open_algo_orders": [OPEN_STOP]},
-        risk={"scopes": [{"name": "test", "limits": [{"name": "leverage", "used": "0.5x"}]}]},
+        risk=used("leverage", "0.5x"),
     )
     assert all_is_flat(left) == [
         f"flat: {MARKET} 1 is still open",

@@ -97,26 +97,10 @@ CAPS = (
 )
 GUARDED = frozenset({BNB.symbol, SUI.symbol})
 _OPTIONS = (
-    *(
-        "--no-require-signature",
-        "--rate-per-minute",
-        "100000",
-        "--rate-per-hour",
-        "1000000",
-        "--rate-per-day",
-        "1000000",
-    ),
-    *(
-        "--max-notional",
-        "none",
-        "--max-open-positions",
-        "1000",
-        "--max-leverage",
-        "50",
-        "--min-order-size",
-        "0.00000001",
-    ),
-)
+    *("--no-require-signature", "--rate-per-minute", "100000", "--rate-per-hour", "1000000", "--rate-per-day", "1000000"),
+    *("--max-notional", "none", "--max-open-positions", "1000", "--max-leverage", "50", "--min-order-size", "0.00000001"),
+    *("--daily-orders", "1000000", "--daily-limit", "1000000000"),  # never reached: their use is compared
+)  # fmt: skip
 
 
 class MixedBridge(ForkedBridge):
