@@ -76,10 +76,11 @@ class TradingForms:
         if what == "flatten":
             result = await run(Flatten(by=_BY))
             left = f"{len(result['positionsLeft'])} left, {result['ordersLeft']} orders left."
+            halted = "Trading is halted until you resume it." if result["halted"] else "Trading could NOT be halted."
             return self._page(
                 request,
                 "Flat" if result["flat"] else "NOT flat",
-                h("p", f"{result['positionsClosed']} positions closed, {left} Trading is halted until you resume it."),
+                h("p", f"{result['positionsClosed']} positions closed, {left} {halted}"),
                 h("p", result["trouble"]) if result["trouble"] else None,
             )
         form = await request.post()

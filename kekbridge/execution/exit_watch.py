@@ -16,7 +16,7 @@ from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
 from kekbridge.execution.order_queue import SUPERSEDED
 from kekbridge.log import get_logger
-from kekbridge.model import ZERO, AccountSnapshot, Order, OrderStatus, TradingState
+from kekbridge.model import ZERO, AccountSnapshot, MarginMode, Order, OrderStatus, TradingState
 from kekbridge.risk.exposure import went_flat
 
 log = get_logger("kekbridge.execution.exit_watch")
@@ -56,9 +56,14 @@ class ExitWatch:
         exchange.listen_account(self._on_account)
 
     def position_of(self, symbol: str) -> Decimal:
-        """Signed position in base units as last known; zero before the first snapshot."""
+        """Signed cross position in base units as last known; zero before the first snapshot."""
         snapshot = self._exchange.snapshot
         return ZERO if snapshot is None else snapshot.position_quantity(symbol)
+
+    def _position_of_exit(self, order: Order) -> Decimal:
+        """The position that an exit is to close: only one by hand may close an isolated one."""
+        snapshot = self._exchange.snapshot
+        return ZERO if snapshot is None else snapshot.position_quantity(order.intent.symbol, order.intent.margin_mode)
 
     def is_held(self, order: Order) -> bool:
         """True for an exit that a halt holds: it stays queued until the trader resumes."""
@@ -77,7 +82,7 @@ class ExitWatch:
             elif order.is_entry and order.intent.target_quantity is not None:
                 self._supersede_exits(order, order.intent.target_quantity, now=now)
             if order.is_exit and order.status is OrderStatus.QUEUED:
-                self._check_position(order, self.position_of(order.intent.symbol), now=now)
+                self._check_position(order, self._position_of_exit(order), now=now)
 
     def end_overtaken_entries(self, leaving: Order, *, now: datetime) -> None:
         """Deny queued entries that an exit of the whole position overtakes: sent later they would reopen what the strategy has left."""
@@ -112,11 +117,12 @@ class ExitWatch:
         now = self._clock()
         for order in list(self._book.queued.values()):
             if order.is_exit:
-                self._check_position(order, snapshot.position_quantity(order.intent.symbol), now=now)
+                position = snapshot.position_quantity(order.intent.symbol, order.intent.margin_mode)
+                self._check_position(order, position, now=now)
 
     def check(self, order: Order, *, now: datetime) -> bool:
         """End a queued exit whose position is gone, else say now and then that it waits; True if it still waits."""
-        position = self.position_of(order.intent.symbol)
+        position = self._position_of_exit(order)
         if self._check_position(order, position, now=now):
             return False
         if order.attempt and self._was_flat(order, position):
@@ -150,6 +156,8 @@ class ExitWatch:
     def _was_flat(self, order: Order, position: Decimal) -> bool:
         """True if the fills since it was sent first show that the position was flat in between, perhaps while no daemon ran."""
         side = order.intent.side.opposite
+        if order.intent.margin_mode is not MarginMode.CROSS:
+            return False
         fills = self._book.fills_since(order.intent.symbol, (order.submitted_at or order.created_at) + _CLOCK_MARGIN)
         return bool(fills) and went_flat(side, max(position * side.sign, ZERO), fills)
 
@@ -162,7 +170,7 @@ class ExitWatch:
 
     def note_waiting(self, order: Order, *, now: datetime) -> None:
         """Say that an exit of an open position is not sent yet, and why; at most once an hour, and not while a halt holds it."""
-        if self.position_of(order.intent.symbol) * order.intent.side.sign >= 0 or self.is_held(order):
+        if self._position_of_exit(order) * order.intent.side.sign >= 0 or self.is_held(order):
             return
         last = self._noted_at.get(order.client_order_id)
         if last is not None and now - last < _STILL_OPEN_EVERY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -317,6 +318,38 @@ async def test_flatten_stores_its_closes(bridge: Bridge) -> None:
     ]
     assert {order.status for order in stored} == {OrderStatus.FILLED}
     assert await bridge.journal("order_refused") == []
+
+
+async def test_flatten_does_not_fight_the_protection(bridge: Bridge) -> None:
+    """Brackets, one of which has lost its stop and got another: their exits go once their position is gone, and none is placed again."""
+    await bridge.send(quantity="0.2", stopLoss="2%", takeProfit="3%")
+    await bridge.fault("lose_stop", count=1)
+    await bridge.send(symbol="ETHUSDT.P", quantity="1", stopLoss="2%")
+
+    async def is_protected() -> bool:
+        return len(await bridge.daemon.exchange.live_stops(ETH)) == 1
+
+    await until(is_protected)
+    placed, refused = await bridge.journal("order_accepted"), await bridge.journal("order_refused")
+    result = await flatten(bridge)
+    assert (result["flat"], result["positionsClosed"]) == (True, 2)
+    await bridge.until_settled()
+    await asyncio.sleep(0.5)
+    assert len(await bridge.journal("order_accepted")) == len(placed) + 2  # one close for each position
+    assert await bridge.journal("order_refused") == refused
+    assert await bridge.daemon.exchange.open_orders() == ()
+
+
+async def test_a_close_whose_request_was_lost_is_not_sent_twice(bridge: Bridge) -> None:
+    """Cut before it was read, so nothing is known: the result says so. It is looked up, sent once more while it is young, and closes."""
+    await bridge.send(quantity="0.2")
+    await bridge.fault("reset_before", method="POST", path="/v1/order", count=1)
+    result = await close(bridge)
+    assert len(result["orders"]) == 1
+    await bridge.until_flat(BTC)
+    await bridge.until_settled()
+    assert len(await bridge.journal("fill", side="SELL")) == 1
+    assert await bridge.positions() == {}
 
 
 async def test_flatten_keeps_the_stop_of_what_it_cannot_close(bridge: Bridge) -> None:

@@ -208,9 +208,9 @@ class AccountState:
         self._confirmed_at = self._clock()
         return has_changed
 
-    def is_opened_by(self, fill: Fill, margin_mode: MarginMode) -> bool:
+    def is_opened_by(self, fill: Fill) -> bool:
         """True if an execution not yet applied opens or enlarges the position, and no report at least as new has included it."""
-        held = self._positions.get((fill.symbol, margin_mode))
+        held = self._positions.get((fill.symbol, fill.margin_mode))
         if fill.trade_id in self._fill_ids:
             return False
         if held is None:
@@ -218,7 +218,7 @@ class AccountState:
         is_reported = self._is_reported(held, parsing.milliseconds(fill.executed_at))
         return not is_reported and held.position.quantity * fill.side.sign >= 0
 
-    def apply_fill(self, fill: Fill, margin_mode: MarginMode = MarginMode.CROSS) -> bool:
+    def apply_fill(self, fill: Fill) -> bool:
         """Apply an own execution ahead of the exchange's next position report; return whether the position changed.
 
         Applied once per trade id, and not if a report at least as new has already included it.
@@ -229,8 +229,8 @@ class AccountState:
         if len(self._fill_ids) > _MAX_FILL_IDS:
             self._fill_ids.popitem(last=False)
         at = parsing.milliseconds(fill.executed_at)
-        key = (fill.symbol, margin_mode)
-        held = self._positions.setdefault(key, _Held(Position(fill.symbol, ZERO, ZERO, margin_mode)))
+        key = (fill.symbol, fill.margin_mode)
+        held = self._positions.setdefault(key, _Held(Position(fill.symbol, ZERO, ZERO, fill.margin_mode)))
         if self._is_reported(held, at):
             return False
         before = held.position

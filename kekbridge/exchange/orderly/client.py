@@ -389,7 +389,7 @@ class OrderlyExchange:
             executions = await self.orders_api.order_trades(report.order_id)
         for fill in executions:
             # Own fills show in the snapshot at once; the next account report of the exchange replaces them.
-            if self._account_state.apply_fill(fill, report.margin_mode or MarginMode.CROSS):
+            if self._account_state.apply_fill(fill):
                 self._on_account_changed()
         return tuple(parsing.with_client_order_id(report, fill) for fill in executions)
 

@@ -401,8 +401,6 @@ class ExecutionMessage(msgspec.Struct, frozen=True):
     report: OrderStatusReport
     #: The trade that changed it; None if none did (tradeId 0).
     fill: Fill | None
-    #: Margin mode of the position that the fill changes.
-    margin_mode: MarginMode
     #: Sequence number among the reports of the order; 0 if not reported.
     seq: int
 
@@ -509,7 +507,7 @@ def _documented_execution(message: _DocumentedExecution) -> ExecutionMessage | N
             executed_at=at,
             margin_mode=report.margin_mode or MarginMode.CROSS,
         )
-    return ExecutionMessage(report, fill, report.margin_mode or MarginMode.CROSS, message.seq or 0)
+    return ExecutionMessage(report, fill, message.seq or 0)
 
 
 def _other_execution(data: bytes | msgspec.Raw) -> ExecutionMessage:
@@ -523,7 +521,6 @@ def _other_execution(data: bytes | msgspec.Raw) -> ExecutionMessage:
     return ExecutionMessage(
         report=order_report(row),
         fill=_stream_fill(row),
-        margin_mode=margin_mode_or_cross(row),
         seq=integer_or_none(row.get("seq")) or 0,
     )
 

@@ -106,11 +106,10 @@ class StreamFeed:
         # A fill counts once by its trade id, also if the report that contains it is stale.
         if fill is not None and fill.trade_id not in self._trade_ids:
             _remember(self._trade_ids, fill.trade_id, None)
-            mode = execution.margin_mode
-            if fill.quantity == report.executed_quantity and self._account.is_opened_by(fill, mode):
+            if fill.quantity == report.executed_quantity and self._account.is_opened_by(fill):
                 # A report does not contain what a fill realized; one that opens or enlarges realizes nothing.
                 _remember(self._opening_fills, fill.order_id, replace(fill, realized_pnl=ZERO))
-            if self._account.apply_fill(fill, mode):
+            if self._account.apply_fill(fill):
                 self._on_account()
         self._report(report, execution.seq)
 

@@ -125,7 +125,7 @@ def test_stream_and_rest_give_equal_reports() -> None:
         Decimal("0.225"),
     )
     assert report.version == 1790000000440
-    assert (found.seq, found.margin_mode) == (1790000000440000002, MarginMode.CROSS)
+    assert found.seq == 1790000000440000002
     fill = found.fill
     assert fill is not None
     rest = parsing.trade(TRADE)
@@ -226,8 +226,7 @@ def test_an_execution_is_what_rest_would_give(changed: dict[str, Any], lost: set
         if parsing.identifier(row.get("trade_id")) and (parsing.decimal_or_none(row.get("executed_quantity")) or 0) > 0:
             trade = {**row, "id": row.get("trade_id"), "executed_timestamp": row.get("timestamp")}
             fill = parsing.trade({**trade, "is_maker": row.get("maker"), "realized_pnl": None})
-        mode = MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS
-        return parsing.ExecutionMessage(report, fill, mode, parsing.integer_or_none(row.get("seq")) or 0)
+        return parsing.ExecutionMessage(report, fill, parsing.integer_or_none(row.get("seq")) or 0)
 
     assert outcome(lambda: execution(message)) == outcome(through_rest)
 
