@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,14 @@ def bridge(tmp_path: Path) -> Iterator[BridgeProcess]:
         yield running
 
 
+def run_flatten(bridge: BridgeProcess, **changes: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment() | bridge.daemon_environment() | changes
+    return run_forked("flatten", "--yes", "--json", environment=environment)
+
+
 def flatten(bridge: BridgeProcess) -> tuple[dict[str, Any], str]:
     """Run the command; return its JSON and what it wrote on stderr."""
-    environment = clean_environment() | bridge.daemon_environment()
-    done = run_forked("flatten", "--yes", "--json", environment=environment)
+    done = run_flatten(bridge)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -75,8 +80,12 @@ def test_a_hung_bridge_does_not_prevent_it(bridge: BridgeProcess) -> None:
 
 
 def test_without_a_bridge_it_halts_and_closes(bridge: BridgeProcess) -> None:
-    """The next start is halted."""
+    """The account of the data directory, never another one that the settings name now; the next start is halted."""
     bridge.daemon.kill()
+    other = run_flatten(bridge, KEKBRIDGE_EXCHANGE_ACCOUNT_ID="0x" + "9" * 64)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "belongs to paper account" in other.stderr
+    assert not is_flat(bridge)
     result, notes = flatten(bridge)
     assert (set(result), result["flat"]) == (KEYS, True)
     assert "Could not" not in notes

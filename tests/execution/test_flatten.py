@@ -58,6 +58,16 @@ async def test_reports_what_could_not_be_closed(bridge: Bridge) -> None:
     assert "-1101" in result.error
 
 
+async def test_an_isolated_position_that_is_left_is_not_flat(bridge: Bridge) -> None:
+    """It was passed over, and the command ended with exit code 0: now it is tried, and what could not be closed is named with its mode."""
+    await bridge.set_isolated(BTC, "0.3")
+    await bridge.fault("refuse", code=-1101, message="no")
+    result, _ = await _flatten(bridge, deadline_s=0.5)
+    assert not result.is_flat
+    assert [(each.symbol, each.margin_mode) for each in result.positions_left] == [(BTC, MarginMode.ISOLATED)]
+    assert "-1101" in result.error
+
+
 @pytest.mark.parametrize("held", ["18", "-18", "32.5"])
 async def test_a_position_above_the_largest_order_is_closed_in_parts(bridge: Bridge, held: str) -> None:
     """18 BTC with base_max 10: orders of 10 and 8, instead of one that the exchange refuses with -1104 in every round."""
