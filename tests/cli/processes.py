@@ -15,16 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from tests.system.forked import run_forked
+from tests.system.forked import Fork, run_forked
 from tests.system.harness import clean_environment
 
 KEKBRIDGE = (sys.executable, "-m", "kekbridge")
 DEADLINE_S = 60.0
-
-
-def _accept_interrupts() -> None:
-    """Undo a shell's setting for background jobs, which ignore SIGINT and pass that on to their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Served:
@@ -32,19 +27,11 @@ class Served:
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self.environment = environment
-        self.process = subprocess.Popen(
-            [*KEKBRIDGE, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            preexec_fn=_accept_interrupts,
-        )
+        self.process = Fork(*arguments, environment=environment)
         self.printed: list[str] = []
         self.log: list[str | None] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
         for stream, target in ((self.process.stdout, self._lines.put), (self.process.stderr, self.log.append)):
-            assert stream is not None
             threading.Thread(target=_pump, args=(stream, target), daemon=True).start()
 
     def line(self, matches: Callable[[str], bool]) -> str:
@@ -73,7 +60,6 @@ class Served:
             self.process.kill()
         self.process.wait(DEADLINE_S)
         for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
             stream.close()
 
     @property

@@ -90,9 +90,57 @@ def run_here(arguments: list[str], environment: Mapping[str, str], directory: st
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["kekbridge", *arguments]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so do its children
     from kekbridge.cli import main
 
     main.run()
+
+
+class Fork:
+    """A command that runs in a fork, with its output on two pipes; the part of subprocess.Popen that tests need."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str]) -> None:
+        """Start it. `environment` is all it gets; its stdin is empty."""
+        context = forkserver()
+        (out, out_end), (err, err_end) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        directory = str(Path.cwd())
+        self._fork = context.Process(
+            target=_run_on_pipes, args=(list(arguments), dict(environment), directory, out_end, err_end)
+        )
+        self._fork.start()
+        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno()), encoding="utf-8") for end in (out, err))
+        for end in (out, out_end, err, err_end):
+            end.close()
+
+    @property
+    def pid(self) -> int:
+        return int(self._fork.pid or 0)
+
+    def poll(self) -> int | None:
+        return self._fork.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._fork.kill()
+
+    def wait(self, timeout_s: float) -> int:
+        """Return the exit code, negative for a signal; raises subprocess.TimeoutExpired."""
+        self._fork.join(timeout_s)
+        code = self._fork.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("kekbridge", timeout_s)
+        return code
+
+
+def _run_on_pipes(
+    arguments: list[str], environment: dict[str, str], directory: str, out: Connection, err: Connection
+) -> None:
+    """In the fork: run the command with its output on these pipes."""
+    run_here(arguments, environment, directory, [os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno()])
 
 
 def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bool = True) -> str:
