@@ -7,6 +7,7 @@ default. Settings go into the settings file with their comments, secrets into th
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable
@@ -39,7 +40,7 @@ _TITLES: Final = {
     "webhook": "the first webhook and its limits",
     "notify": "notifications",
 }
-_NEEDS_VAULT: Final = ("key", "webhook", "notify")
+_ACCOUNT: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 _SERVICE_CONFIG: Final = "etc/kekbridge.toml"
 _UNITS: Final = "etc/systemd/system"
 
@@ -394,48 +395,50 @@ def _step_key(run: _Run) -> str:
     from kekbridge.model import Mode as Venue
     from kekbridge.ops.vault_operations import AddKey, GenerateKey, ShowVenue
 
-    if (waits := _waits(run)) is not None:
-        return waits
     context = run.context()
     # The settings as they will be; without a file, those of the bridge that runs.
     mode = context.settings.mode if run.config.exists() else Venue(run_operation(context, ShowVenue())["mode"])
     if mode is Venue.PAPER:
         return "none needed for paper"
-    secret = ""
     if run.answers:
-        if run.answers.key is None:
+        answer = run.answers.key
+        if answer is None:
             return _SKIPPED
-        account = run.answers.key.account_id
-        if run.answers.key.secret_file:
-            secret = _secret_of(run.answers.key.secret_file, "the exchange key")
+        account, secret = answer.account_id, ""
+        if answer.secret_file and not run.is_waiting_for_service:
+            secret = _secret_of(answer.secret_file, "the exchange key").strip()
     else:
         how = _choose("Exchange key", ("add", "generate", "skip"), "add")
         if how == "skip":
             return _SKIPPED
         if how == "generate":
+            if (waits := _waits(run)) is not None:
+                return waits
             made = run_operation(context, GenerateKey(mode=mode))
             return (
                 f"{made['orderlyKey']}: now `kekbridge keys register --mode {mode.value}`, then `kekbridge setup key`"
             )
         account = _text("Account (0x…, shown on the exchange's API-key page)", context.settings.exchange.account_id)
-        secret = typer.prompt(
-            "Secret (hidden; Enter keeps the one in the vault)",
-            default="",
-            hide_input=True,
-            show_default=False,
-            err=True,
-        )
-    if not account:
-        raise ConfigError("account_id is missing; expected 0x and 64 hex digits")
-    checks: list[dict[str, Any]] = []
-    if secret.strip():
-        operation = AddKey(mode=mode, account_id=account, secret=secret.strip())
-        checks = run_operation(context, operation)["checks"]
+        secret = "" if run.is_waiting_for_service else _hidden("Secret (hidden; Enter keeps the one in the vault)")
+    if not _ACCOUNT.fullmatch(account):
+        raise ConfigError(f"account_id: found {account[:80]!r}, expected 0x and 64 hex digits")
+    if secret:
+        checks = run_operation(context, AddKey(mode=mode, account_id=account, secret=secret))["checks"]
+        if run.answers is None:
+            print_checks(checks)
     run.save({"exchange.account_id": account})
-    if checks and run.answers is None:
-        render.note("")
-        print_checks(checks)
-    return f"{account[:10]}…{', secret in the vault' if secret.strip() else ''}"
+    if run.is_waiting_for_service:
+        # A bridge without its key does not start, so the service needs it before its vault can take one.
+        render.note(
+            "The exchange key is the service's credential orderly-secret: give it as shown before you start it."
+        )
+        return f"{account[:10]}…, its key as the credential orderly-secret"
+    return f"{account[:10]}…{', secret in the vault' if secret else ''}"
+
+
+def _hidden(question: str) -> str:
+    answer: str = typer.prompt(question, default="", hide_input=True, show_default=False, err=True)
+    return answer.strip()
 
 
 def _step_webhook(run: _Run) -> str:
@@ -522,7 +525,7 @@ def _step_notify(run: _Run) -> str:
         urls, is_tested = _secret_of(run.answers.notify.urls_file, "apprise URLs"), run.answers.notify.test
     else:
         question = "Apprise URL, such as tgram://TOKEN/CHAT (hidden; several with blanks; Enter leaves it out)"
-        urls = "\n".join(typer.prompt(question, default="", hide_input=True, show_default=False, err=True).split())
+        urls = "\n".join(_hidden(question).split())
         if not urls:
             return _SKIPPED
         is_tested = typer.confirm("Send a test message now?", default=True, err=True)

@@ -261,6 +261,26 @@ def test_with_a_service_its_vault_is_waited_for(run: Run, root: Path, data_dir: 
     assert [path.name for path in data_dir.iterdir()] == ["config.toml"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root installs the service")
+def test_a_live_service_has_its_account_before_it_starts(run: Run, root: Path, tmp_path: Path) -> None:
+    """It cannot start without account and key: the account becomes a setting, the key is its credential, and no vault is opened."""
+    (root / "etc/systemd/system").mkdir(parents=True)
+    secret = write_private(tmp_path / "secret", PAPER_ORDERLY_SECRET)
+    answers = tmp_path / "answers.toml"
+    answers.write_text(
+        f'mode = "live"\nservice = true\n[key]\naccount_id = "{PAPER_ACCOUNT_ID}"\nsecret_file = "{secret}"\n'
+    )
+    done = run("setup", "--answers", str(answers), "--json")
+    assert done.code == 0, done.err
+    assert done.data["steps"]["key"].endswith("its key as the credential orderly-secret")
+    settings = load_settings(root / "etc/kekbridge.toml", environment={})
+    assert (settings.mode.value, settings.exchange.account_id) == ("live", PAPER_ACCOUNT_ID)
+    unit = (root / "etc/systemd/system/kekbridge.service").read_text()
+    assert "LoadCredentialEncrypted=orderly-secret" in unit
+    answers.write_text('mode = "live"\n[key]\naccount_id = "0x12"\n')
+    assert "found '0x12', expected 0x and 64 hex digits" in run("setup", "--answers", str(answers)).err
+
+
 def test_beside_a_running_service_its_vault_is_used(run: Run, service: Served, data_dir: Path, tmp_path: Path) -> None:
     """The webhook is the service's, which accepts its alerts at once."""
     answers = tmp_path / "answers.toml"
