@@ -90,7 +90,8 @@ def _put(lines: list[str], section: str, key: str, line: str) -> None:
             if lines[index].startswith(f"{prefix}{key} ") and lines[index].removeprefix(
                 f"{prefix}{key}"
             ).lstrip().startswith("="):
-                lines[index : index + _height(lines, index)] = [line]
+                if lines[index] != f"# {line}":  # a default that the example shows stays a comment
+                    lines[index : index + _height(lines, index)] = [line]
                 return
     while end > begin and not lines[end - 1].strip():
         end -= 1

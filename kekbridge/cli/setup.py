@@ -134,7 +134,7 @@ def setup(
     ctx: typer.Context,
     steps: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STEP...]", help=f"Only these: {', '.join(STEPS)}.", show_default=False),
+        typer.Argument(metavar="STEP", help=f"Only these: {', '.join(STEPS)}.", show_default=False),
     ] = None,
     answers: Annotated[
         Path | None,
