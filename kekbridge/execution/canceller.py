@@ -140,6 +140,9 @@ class OrderCanceller:
         except KekbridgeError as error:
             log.error("cancel_not_recorded", alert_id=cancel.alert_id, code=error.code, error=error.message)
             await asyncio.sleep(_FIRST_PAUSE_S)
+        except Exception:
+            log.exception("cancel_not_recorded", alert_id=cancel.alert_id)
+            await asyncio.sleep(_LONGEST_PAUSE_S)
         else:
             log.info("cancel", alert_id=cancel.alert_id, canceled=canceled, filled=len(filled))
         finally:

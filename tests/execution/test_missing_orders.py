@@ -254,3 +254,17 @@ async def test_a_trade_of_no_known_order_has_unknown_ones_asked_for(
     await bridge.daemon.trading.reconciler.reconcile()
     assert (await bridge.until_stored(answer, "filled")).executed_quantity == D("0.1")
     assert await bridge.positions() == {ETH: D("0.1")}
+
+
+async def test_a_ghost_of_a_stop_leaves_no_position_without_one(bridge: Bridge) -> None:
+    """The stop that replaces a lost one is accepted and never exists: another one is placed, or the position is closed."""
+    await bridge.fault("lose_stop", count=1)
+    await bridge.fault("lose_order", algo_type="STOP", count=1)
+    await bridge.send(quantity="0.02", stopLoss="2%")
+
+    async def is_safe() -> bool:
+        return not await bridge.positions() or bool(await bridge.daemon.exchange.live_stops(BTC))
+
+    await until(is_safe)
+    await _until_event(bridge, "ghost_order")
+    await until(is_safe)
