@@ -125,7 +125,10 @@ async def trade(bridge: Bridge, receiver: Receiver) -> None:
     await bridge.fault("refuse", code=-1101, count=1)
     await bridge.send(stopLoss="2%")
     await bridge.fault("lose_answer", path="/v1/algo/order", method="POST", count=1)
+    await bridge.fault("withhold_reports", topic="algoexecutionreportv2")  # which would say what became of the order
     await bridge.send(stopLoss="2%")
+    await until(lambda: counts(receiver)["order_unknown"] >= 1)
+    await bridge.clear_faults()
     await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="2%")
     await bridge.fault("refuse", code=-1103, symbol=ETH, count=2)
     _, close = await bridge.send(action="close", symbol="ETHUSDT.P", quantity=None)
