@@ -55,6 +55,8 @@ class Reconciler:
         self.on_ended_unknown: Callable[[Order], None] = lambda _order: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._inherited_ids: set[str] = set()  # in flight at the start and not resolved yet
+        self._gap = asyncio.Event()  # the next time that the stream is back
+        exchange.listen_gaps(self._on_gap)
 
     async def resolve_unknown(self, order: Order) -> Order:
         """Query the order until the exchange has it, or until it is proven that it never will; returns the order as then stored."""
@@ -99,7 +101,19 @@ class Reconciler:
                 if queried_at > window_end:
                     return self._not_found_after_window(order)
             attempt += 1
-            await asyncio.sleep(query_pause_s(attempt, window_end - now(), jitter=random.random() / 4))
+            await self.pause(query_pause_s(attempt, window_end - now(), jitter=random.random() / 4))
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next query, but only until the stream is back: then the exchange answers again, and exits may be waiting."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._gap.wait()
+        except TimeoutError:
+            pass
+
+    def _on_gap(self) -> None:
+        gap, self._gap = self._gap, asyncio.Event()
+        gap.set()
 
     def _window_left_s(self, order: Order) -> float:
         """Seconds for which the request of this order could still be accepted."""

@@ -55,6 +55,15 @@ def test_no_pause_outlasts_the_acceptance_window(attempt: int, left_s: float, ji
     assert pause == min(0.5 * 2 ** (attempt - 1) * (1 + jitter), 4) or left_s < pause <= left_s + 0.011
 
 
+async def test_unknown_orders_are_queried_when_the_stream_is_back(bridge: Bridge) -> None:
+    """After an outage the next query does not wait for the pause that the failed ones have grown to."""
+    pausing = asyncio.create_task(bridge.daemon.trading.reconciler.pause(3_600))
+    await asyncio.sleep(0)
+    await bridge.fault("stream_drop", count=1)
+    await until(pausing.done)
+    await pausing
+
+
 async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
     """The clock jumps ten minutes during a lookup, and reads lag: "does not exist" is no proof before the window has really passed."""
     async with (
