@@ -20,7 +20,7 @@ from kekbridge.execution import transitions
 from kekbridge.execution.book import Book
 from kekbridge.execution.complete_reads import CompleteReads
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
+from kekbridge.model import ZERO, AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport
 from kekbridge.store import fills, incomplete_orders, orders, positions, protection
 from kekbridge.store.database import Database
@@ -451,11 +451,17 @@ class OrderTracker:
                     self._reported_executions[report.order_id] = (report.executed_quantity, now)
                 self._want_trades()
             return
+        # Only an execution is behind the account's fills: orders come and go all the time, and entries may wait for what is behind.
+        exit_has_traded = _executed_by_exits(report.exits) > _executed_by_exits(
+            self._exits.get(order.client_order_id, ())
+        )
         is_news = not order.status.is_final or self._book.lacks_fills(order, report.executed_quantity)
         if is_news:
             await (self.poll(order) if _needs_query(report) else self.apply(order, report))
-        if report.is_algo:
+        if exit_has_traded:
             self._want_trades()
+        if report.is_algo:
+            self._sync_requested.set()
             self._protection_changed(report.symbol)
 
     async def _run_trades(self) -> None:
@@ -555,6 +561,10 @@ def _is_no_outcome(order: Order, report: OrderStatusReport) -> bool:
         and order.status is OrderStatus.SUBMITTING
         and order.intent.order_type.is_immediate
     )
+
+
+def _executed_by_exits(exits: Iterable[ExitStatus]) -> Decimal:
+    return sum((leg.executed_quantity for leg in exits), ZERO)
 
 
 def _has_fired(leg: ExitStatus) -> bool:

@@ -186,6 +186,29 @@ async def test_a_stop_that_fires_while_reads_fail_is_counted(bridge: Bridge) -> 
     assert (status, answer["code"]) in ((422, "daily_loss"), (422, "exits_only"))
 
 
+async def test_orders_that_come_and_go_are_no_missing_executions(bridge: Bridge) -> None:
+    """A bracket that rests and is cancelled is reported, with its exits, and nothing has traded: no entry waits for fills because of it."""
+    tracker = bridge.daemon.trading.tracker
+    await until(lambda: not tracker.lacks_executions)
+    lacking = False
+
+    async def watch() -> None:
+        nonlocal lacking
+        while True:
+            lacking = lacking or tracker.lacks_executions
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    limit = {"orderType": "limit", "limitPrice": "64500", "stopLoss": "2%"}
+    _, answer = await bridge.send(quantity="0.01", **limit)
+    await bridge.until_stored(answer, "accepted")
+    await bridge.send(action="cancel", quantity=None)
+    await bridge.until_stored(answer, "canceled")
+    await asyncio.sleep(0.2)  # the last reports
+    watching.cancel()
+    assert not lacking
+
+
 async def test_an_entry_waits_while_the_loss_of_the_day_is_not_known(bridge: Bridge) -> None:
     """The stop has fired and its fill cannot be read: an entry under a daily loss is queued, not sent, and denied by what the stop lost."""
     bridge.add_webhook("careful", limits=Limits(max_notional=None, max_leverage=None, max_daily_loss=D(20)))
