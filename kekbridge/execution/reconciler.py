@@ -178,7 +178,15 @@ class Reconciler:
         await self._tracker.sync_fills()
         await self._tracker.complete_fills()
         await self._tracker.save_positions(await self._exchange.refresh())
+        self._make_exits_due()
         log.info("reconciled", in_flight=len(in_flight), open=len(open_at_exchange))
+
+    def _make_exits_due(self) -> None:
+        """Let exits that the last process had deferred be sent at once: the exchange answers, and its rules have been read again."""
+        now = self._clock()
+        for order in list(self._book.queued.values()):
+            if order.is_exit and order.next_attempt_at is not None and order.next_attempt_at > now:
+                self._book.change(order, transitions.due_at(order, next_attempt_at=now), now=now)
 
     async def _query_once(self, order: Order) -> None:
         """Query an order that was in flight once; one that is not found becomes unknown, as after a lost response."""

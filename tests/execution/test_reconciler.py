@@ -64,6 +64,28 @@ async def test_unknown_orders_are_queried_when_the_stream_is_back(bridge: Bridge
     await pausing
 
 
+async def test_a_start_sends_the_exits_that_were_deferred(tmp_path: Path) -> None:
+    """A close waits for the market's rules to be read again when the daemon stops: the next start sends it at once, not when it was due."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            await bridge.set_positions(BTC="0.02")
+            await bridge.fault("refuse", code=-1105)
+            await bridge.fault("server_error", path="/v1/public/info")
+            _, answer = await bridge.send(action="close", quantity=None)
+
+            async def is_deferred() -> bool:
+                return (await bridge.order(answer)).code == "orderly:-1105"
+
+            await until(is_deferred)
+            deferred = await bridge.order(answer)
+        assert deferred.next_attempt_at is not None
+        await _control(paper_url, "faults", {})
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            sent = await bridge.until_stored(answer, "filled")
+            assert sent.submitted_at is not None
+            assert sent.submitted_at < deferred.next_attempt_at
+
+
 async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
     """The clock jumps ten minutes during a lookup, and reads lag: "does not exist" is no proof before the window has really passed."""
     async with (
