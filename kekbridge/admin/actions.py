@@ -1,4 +1,4 @@
-"""Trading controls of the web pages: halt, exits only, resume, flatten, reset the equity peak.
+"""Trading controls of the web pages: halt, exits only, resume, flatten, reset the equity peak, close a position, cancel an order.
 
 Every change is a POST with the session's form key; destructive ones are confirmed on a page of their own. The work is done by the
 operations that the command line runs, too.
@@ -11,10 +11,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from kekbridge import parsing
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, h
 from kekbridge.admin.service import AdminService
-from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
+from kekbridge.errors import ConfigError
+from kekbridge.formatting import market
+from kekbridge.model import MarginMode
+from kekbridge.ops.trading_operations import BY_HAND, Cancel, Close, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
 
 _BY: Final = "web page"
 _CONFIRMATIONS: Final = {
@@ -35,6 +39,9 @@ class TradingForms:
         """Add the routes."""
         router.add_get("/confirm/{what}", self._confirm)
         router.add_post("/trading/{what}", self._change_trading)
+        router.add_get("/positions/close", self._confirm_close)
+        router.add_post("/positions/close", self._close)
+        router.add_post("/orders/cancel", self._cancel)
 
     def controls(self, request: web.Request, state: Mapping[str, Any]) -> Markup:
         """The controls that would change the current state."""
@@ -107,6 +114,61 @@ class TradingForms:
                 raise web.HTTPNotFound(text="action not found")
         raise web.HTTPSeeOther("/risk" if webhook or what == "reset-peak" else "/")
 
+    async def _confirm_close(self, request: web.Request) -> web.Response:
+        symbol, mode = request.query.get("symbol", ""), request.query.get("mode", "")
+        named = f"{mode.lower()} {market(symbol)}"
+        return self._page(
+            request,
+            "Are you sure?",
+            h("p", f"Close the {named} position with market orders? Leave the quantity empty to close all of it."),
+            h(
+                "div",
+                button(
+                    request,
+                    "/positions/close",
+                    f"Yes, close {market(symbol)}",
+                    h("input", type="hidden", name="symbol", value=symbol),
+                    h("input", type="hidden", name="mode", value=mode),
+                    h("input", name="quantity", placeholder="Quantity in coins", maxlength="40", inputmode="decimal"),
+                    kind="bad",
+                ),
+                h("a", "No", href="/positions", class_="button"),
+                class_="row",
+            ),
+        )
+
+    async def _close(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        quantity, mode = str(form.get("quantity", "")).strip(), str(form.get("mode", ""))
+        if mode not in set(MarginMode):
+            raise ConfigError(f"mode: found {mode[:40]!r}, expected CROSS or ISOLATED")
+        result = await self._service.operations.run(
+            Close(
+                symbol=str(form.get("symbol", "")),
+                quantity=parsing.number("quantity", quantity) if quantity else None,
+                margin_mode=MarginMode(mode),
+                by=_BY,
+            )
+        )
+        left = [f"{each['marginMode'].lower()} {each['quantity']}" for each in result["positionsLeft"]]
+        return self._page(
+            request,
+            "Closed" if result["closed"] else "NOT closed",
+            h("p", f"Open in {market(result['symbol'])} now: {', '.join(left) or 'nothing'}."),
+            h("ul", *(h("li", _order_line(each)) for each in result["orders"])),
+            h("p", result["trouble"]) if result["trouble"] else None,
+        )
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        result = await self._service.operations.run(Cancel(order=str(form.get("order", "")), by=_BY))
+        return self._page(
+            request,
+            "Canceled" if result["canceled"] else "NOT canceled",
+            h("p", f"{_order_line(result)}."),
+            h("p", result["error"]) if result["error"] else None,
+        )
+
     def _ask_about_exits(self, request: web.Request, waiting: list[dict[str, Any]], webhook: str) -> web.Response:
         """What becomes of the exits that the halt has held."""
 
@@ -127,6 +189,10 @@ class TradingForms:
                 class_="row",
             ),
         )
+
+
+def _order_line(order: Mapping[str, Any]) -> str:
+    return f"{order['side'].lower()} {order['quantity']} {market(order['symbol'])}: {order['status'].replace('_', ' ')}"
 
 
 def form_key(request: web.Request) -> Markup | None:

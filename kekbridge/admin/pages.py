@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from importlib.resources import files
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -158,10 +159,11 @@ class Pages:
                 one.average_price,
                 status(one.status),
                 one.error or one.code,
+                None if one.status.is_final else _cancel_button(request, one.client_order_id),
             )
             for one in reversed(found)
         ]
-        titles = ("Time (UTC)", "Alert", "Market", "Side", "Type", "Quantity", "Filled", "At", "Status", "Why")
+        titles = ("Time (UTC)", "Alert", "Market", "Side", "Type", "Quantity", "Filled", "At", "Status", "Why", "")
         return self.page(request, "Orders", table(titles, rows, empty="No orders yet."))
 
     async def _positions(self, request: web.Request) -> web.Response:
@@ -265,6 +267,16 @@ def _tiles(state: dict[str, Any], found: Report) -> Markup:
     return join(h("div", h("span", name), h("b", value), class_="tile") for name, value in shown)
 
 
+def _cancel_button(request: web.Request, client_order_id: str) -> Markup:
+    order = h("input", type="hidden", name="order", value=client_order_id)
+    return button(request, "/orders/cancel", "Cancel", order)
+
+
+def _close_link(position: dict[str, Any]) -> Markup:
+    symbol, mode = position["symbol"], position["marginMode"]
+    return h("a", "Close…", href=f"/positions/close?{urlencode({'symbol': symbol, 'mode': mode})}")
+
+
 def _positions_table(state: dict[str, Any]) -> Markup:
     rows = [
         (
@@ -275,11 +287,12 @@ def _positions_table(state: dict[str, Any]) -> Markup:
             None if one["mark"] is None else Decimal(one["mark"]),
             gain(None if one["unrealizedPnl"] is None else Decimal(one["unrealizedPnl"])),
             None if one["liquidation"] is None else Decimal(one["liquidation"]),
+            _close_link(one),
         )
         for one in (state["account"] or {"positions": []})["positions"]
     ]
     return table(
-        ("Market", "Side", "Quantity", "Entry", "Mark", "P&L", "Liquidation"), rows, empty="No open positions."
+        ("Market", "Side", "Quantity", "Entry", "Mark", "P&L", "Liquidation", ""), rows, empty="No open positions."
     )
 
 

@@ -21,7 +21,7 @@ from kekbridge.ops.web_token import TOKEN_FILE, read_token, rotate_token
 from kekbridge.reports import alert_report
 from kekbridge.store import alerts, conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
-from tests.bridge import Bridge, running_bridge
+from tests.bridge import BTC, Bridge, running_bridge
 from tests.waiting import until
 
 
@@ -136,6 +136,30 @@ async def test_trading_controls(browser: Browser) -> None:
     assert "<h1>Flat</h1>" in text
     assert await browser.bridge.position() == 0
     assert browser.state() is TradingState.HALTED
+
+
+async def test_a_position_is_closed_and_an_order_canceled_by_form(browser: Browser) -> None:
+    """Asked first; a part, then the rest of the cross position, the isolated one stays. An order by its button; wrong input is one line."""
+    key, bridge = await browser.log_in(), browser.bridge
+    await bridge.set_isolated(BTC, "-0.3")
+    await bridge.send(quantity="0.2")
+    _, resting = await bridge.send(orderType="limit", limitPrice="60000")
+    link = f"/positions/close?symbol={BTC}&amp;mode=CROSS"
+    assert link in await browser.page("/positions")
+    assert "Close the cross BTC position" in await browser.page(link.replace("&amp;", "&"))
+    named = {"key": key, "symbol": BTC, "mode": "CROSS"}
+    status, text = await browser.post("/positions/close", **named, quantity="0.05")
+    assert (status, "<h1>Closed</h1>" in text, "cross 0.15" in text) == (200, True, True)
+    assert (await browser.post("/positions/close", **named, quantity="1,5"))[0] == 409
+    assert (await browser.post("/positions/close", **{**named, "key": "guess"}))[0] == 403
+    status, text = await browser.post("/positions/close", **named, quantity="")
+    assert "Open in BTC now: isolated -0.3." in text
+    assert (await bridge.positions(), await bridge.isolated_positions()) == ({}, {BTC: Decimal("-0.3")})
+    assert resting["clientOrderId"] in await browser.page("/orders")
+    status, text = await browser.post("/orders/cancel", key=key, order=resting["clientOrderId"])
+    assert (status, "<h1>Canceled</h1>" in text) == (200, True)
+    assert await bridge.daemon.exchange.open_orders() == ()
+    assert resting["clientOrderId"] not in await browser.page("/orders")
 
 
 async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
