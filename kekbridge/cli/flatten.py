@@ -60,11 +60,12 @@ def flatten_account(
     return 0 if result["flat"] else NOT_FLAT
 
 
-def _flatten(bridge: Bridge, deadline: int) -> dict[str, Any]:
+def _flatten(bridge: Bridge, deadline: int) -> Any:
     """Have the running bridge do it, or do it here: without a bridge, or beside one that does not answer or could not."""
     from kekbridge.cli import render
     from kekbridge.cli.control import BridgeUnavailable, OperationFailed, run_beside_hung_bridge, run_operation
     from kekbridge.ops.trading_operations import Flatten
+    from kekbridge.store.lock import lock_owner
 
     context, operation = bridge.context, Flatten(deadline_s=deadline)
     if not bridge.is_running and bridge.settings_error is not None:  # they say which account it is, and where
@@ -73,17 +74,16 @@ def _flatten(bridge: Bridge, deadline: int) -> dict[str, Any]:
         _halt(context)
     else:
         try:
-            result: dict[str, Any] = run_operation(
+            return run_operation(
                 context, operation, start_within_s=_ANSWER_WITHIN_S, answer_within_s=deadline + _BEYOND_DEADLINE_S
             )
         except (BridgeUnavailable, OperationFailed) as error:
             render.note(f"The bridge could not do it ({error.message}). Closing positions from here.")
-        else:
-            return result
     if bridge.settings_error is not None:
         raise bridge.settings_error
-    found: dict[str, Any] = run_beside_hung_bridge(context, operation)
-    return found
+    if lock_owner(context.data_dir) is None:  # it has ended
+        return run_operation(context, operation, start_within_s=_ANSWER_WITHIN_S)
+    return run_beside_hung_bridge(context, operation)
 
 
 def _is_hung(context: CliContext) -> bool:

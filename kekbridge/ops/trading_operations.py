@@ -212,12 +212,10 @@ class Flatten(Operation, frozen=True, kw_only=True):
     by: str = COMMAND_LINE
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        is_halted = False
         if context.may_write:
             try:
                 # Halted first: a queued entry would reopen what is closed here.
                 await _restrict(context, TradingState.HALTED, "flatten", self.by)
-                is_halted = True
             except StoreUnavailable as error:
                 context.report(f"Trading could not be halted ({error.message}); positions are closed anyway.")
         if context.bridge is not None:
@@ -226,7 +224,14 @@ class Flatten(Operation, frozen=True, kw_only=True):
         else:
             async with context.open_exchange() as exchange:
                 result = await self._flatten(context, exchange, send_directly(exchange, context.clock))
-        return flatten_data(result) | {"halted": is_halted}
+        return flatten_data(result) | {"halted": await self._is_halted(context)}
+
+    async def _is_halted(self, context: OperatorContext) -> bool:
+        """True if trading is halted, by this or before; beside a bridge that does not answer, as it has stored."""
+        if context.bridge is not None:
+            return context.bridge.book.control(settings.ACCOUNT, now=context.clock()).state is TradingState.HALTED
+        control = await context.database.read(settings.trading_control, now=context.clock())
+        return control.state is TradingState.HALTED
 
     async def _flatten(self, context: OperatorContext, exchange: Exchange, send: SendCloses) -> FlattenResult:
         return await flatten(exchange, send=send, deadline_s=self.deadline_s, on_progress=context.report)

@@ -94,3 +94,20 @@ def test_without_a_bridge_it_halts_and_closes(bridge: BridgeProcess) -> None:
     bridge.start_daemon()
     bridge.wait_ready()
     assert bridge.send(alertId="later")[1]["code"] == "trading_halted"
+
+
+def test_a_bridge_that_dies_while_it_closes(tmp_path: Path) -> None:
+    """Killed when its first close had been sent: the command ends it under the lock, nothing is closed twice, and the next start agrees."""
+    with forked_bridge(tmp_path, environment={"KEKBRIDGE_TEST_CRASH_AT": "W5:2"}) as bridge:
+        assert bridge.send(quantity="0.2", stopLoss="2%")[1]["status"] == "filled"
+        result, notes = flatten(bridge)
+        assert (result["flat"], result["halted"]) == (True, True)
+        assert "the bridge ended before it answered" in notes
+        assert is_flat(bridge)
+        del bridge.environment["KEKBRIDGE_TEST_CRASH_AT"]
+        bridge.start_daemon()
+        bridge.wait_ready()
+        assert bridge.send(alertId="later")[1]["code"] == "trading_halted"
+        fills = [row for row in bridge.journal() if row["event"] == "fill"]
+        assert [(row["side"], row["quantity"]) for row in fills] == [("BUY", "0.2"), ("SELL", "0.2")]
+        assert is_flat(bridge)
