@@ -64,6 +64,7 @@ _PERMIT_S: Final = 5.0
 # The exchange itself removes most exits with their position.
 _LEFT_TO_EXCHANGE_S: Final = 2.0
 _TRADES_KNOWN_S: Final = 2.0
+_POSITIONS_KNOWN_S: Final = 1.0
 _CANCEL_PAUSE_S: Final = 2.0
 # Fills of one webhook may be taken for another's until their order has been queried.
 _OWNER_KNOWN_S: Final = 10.0
@@ -103,6 +104,7 @@ class _MarketState:
         self.trades: tuple[float, datetime, tuple[Fill, ...]] | None = (
             None  # loop time of the query, its start, the trades
         )
+        self.refreshed_at = float("-inf")  # loop time of the last read of positions
         self.closed: set[str] = set()  # entries whose position was seen closed
         self.pause = _FIRST_PAUSE_S
 
@@ -348,6 +350,9 @@ class ProtectionController:
                 except ExchangeUnavailable as error:
                     log.warning("trades_not_readable", symbol=symbol, error=error.message)
                     # A stop too many does less harm than none, a close too many closes what is not this entry's.
+                    for each in actions:
+                        if isinstance(each, Place) and not each.rests:
+                            market.not_before[view.entry.client_order_id, each.slot] = now + _TRADES_KNOWN_S
                     actions = tuple(each for each in actions if not isinstance(each, Place) or each.rests)
             market.memories[view.entry.client_order_id] = plan.memory
             await self._record(protected, plan)
@@ -492,7 +497,10 @@ class ProtectionController:
         if held == ZERO:
             if now - market.flat_since.setdefault(name, now) <= READ_LAG_S:
                 return False
-            snapshot = await self._exchange.refresh()  # what is known may be old
+            if now - market.refreshed_at > _POSITIONS_KNOWN_S:
+                await self._exchange.refresh()  # what is known may be old
+                market.refreshed_at = asyncio.get_running_loop().time()
+            snapshot = self._exchange.snapshot or snapshot
             held = max(snapshot.position_quantity(entry.intent.symbol) * sign, ZERO)
             if held == ZERO:
                 market.closed.add(name)

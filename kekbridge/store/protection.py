@@ -79,15 +79,15 @@ def state_entry(
 ) -> Entry | None:
     """The journal's row of a new state of a stop; None if it is unchanged.
 
-    A stop that is wanted is published once: when it is first known to be missing, which `detail` says. A state that was published
-    within the last hour is marked `quiet`: it is stored, and no notification is sent.
+    A stop that is wanted is published when it is first known to be missing, which `detail` says. A state that was published within the
+    last hour is marked `quiet`, also if its figures have changed: it is stored, and no notification is sent.
     """
     row = connection.execute(
         "SELECT state, detail FROM protections WHERE client_order_id = ?", (order.client_order_id,)
     ).fetchone()
     if row is None:
         return None
-    is_news = state is ProtectionState.WANTED and not row[1] and detail
+    is_news = state is ProtectionState.WANTED and detail not in ("", row[1])
     if row[0] == state.value and not is_news:
         return None
     kind = f"protection_{state.value}"

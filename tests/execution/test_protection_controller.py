@@ -16,13 +16,14 @@ from msgspec.structs import replace
 from kekbridge.execution import protection_controller
 from kekbridge.model import Order, OrderStatus, OrderType, Purpose, SideTotals
 from kekbridge.model.notifications import MESSAGES
-from kekbridge.store import alerts, journal
+from kekbridge.store import alerts, journal, protection
 from kekbridge.store import orders as order_rows
 from tests.bridge import BTC, Bridge, position_fields, quick_bridge, running_paper
 from tests.system.exposure import longest_naked_s
 from tests.waiting import until
 
 D = Decimal
+DUST = "0.00004 BTC of it is dust: below the smallest order, it can be neither covered nor closed"
 LADDER = [{"price": "1%", "share": "40%"}, {"price": "2%", "share": "30%"}, {"price": "3%", "share": "30%"}]
 TWO_TAKE_PROFITS = [{"price": "1%", "share": "50%"}, {"price": "2%", "share": "50%"}]
 
@@ -282,6 +283,38 @@ async def test_a_stop_has_the_size_of_the_position_on_the_grid(tmp_path: Path) -
         await _until_state(bridge, answer, "replaced")
         (row,) = await _until_live(bridge, "STOP")
         assert D(row["quantity"]) == D("0.0123")
+
+
+async def test_dust_is_named(tmp_path: Path) -> None:
+    """What is left is below the smallest order: nothing is placed for it, nothing is closed, and the condition says why."""
+    rules = {BTC: {"base_tick": D("0.0001"), "base_min": D("0.0001")}}
+    async with _bridge(tmp_path, protect_within_s=0.3, rules=rules) as bridge:
+        await bridge.fault("lose_stop", count=1)
+        await bridge.fault("refuse", algo_type="STOP", code=-1101)
+        await bridge.fault("rate_limit", path="/v1/order", method="POST")
+        _, answer = await bridge.send(stopLoss="2%", quantity="0.02")
+        await _until_tried(bridge, answer, 1)
+        await bridge.set_positions(BTC="0.00004")
+        await bridge.clear_faults()
+
+        async def is_named() -> bool:
+            open_ones = await bridge.daemon.database.read(protection.open_protections)
+            return [each.detail for each in open_ones] == [DUST]
+
+        await until(is_named)
+        assert await _live(bridge, "STOP") == []
+        assert await bridge.positions() == {BTC: D("0.00004")}
+
+
+async def test_trades_that_cannot_be_read_do_not_hold_back_a_stop(tmp_path: Path) -> None:
+    """Nobody can tell whether the position was closed and opened again: the stop is placed, and nothing is closed in that doubt."""
+    async with _bridge(tmp_path, protect_within_s=0.3) as bridge:
+        await bridge.fault("server_error", path="/v1/trades", method="GET")
+        await bridge.fault("lose_stop", count=1)
+        await bridge.fault("refuse", algo_type="STOP", code=-1101, count=2)
+        _, answer = await bridge.send(stopLoss="2%", quantity="0.02")
+        await _until_state(bridge, answer, "replaced")
+        assert await bridge.positions() == {BTC: D("0.02")}
 
 
 async def test_maintenance_does_not_close_a_position_and_makes_one_message(tmp_path: Path) -> None:

@@ -141,10 +141,14 @@ def test_a_state_is_published_once_an_hour(connection: sqlite3.Connection, book:
 
 
 def test_a_missing_stop_is_published_when_it_is_first_looked_for(connection: sqlite3.Connection, book: Book) -> None:
-    """Not at the fill, when nobody knows yet; not again while it is missing, whatever its size."""
+    """Not at the fill, when nobody knows yet; not again within the hour, though what is missing is stored as it changes."""
     entry = report(book, entered(book), S.FILLED, Decimal("0.01"))
     assert not set_state(connection, book, entry, ProtectionState.WANTED)
     assert set_state(connection, book, entry, ProtectionState.WANTED, "0.01 of 0.01 without a stop")
-    assert not set_state(connection, book, entry, ProtectionState.WANTED, "0.005 of 0.01 without a stop")
+    assert not set_state(connection, book, entry, ProtectionState.WANTED, "0.01 of 0.01 without a stop")
+    row = protection.state_entry(connection, entry, ProtectionState.WANTED, detail="0.005 of 0.01", now=LATER)
+    assert row is not None
+    assert "quiet" in row.data
+    assert set_state(connection, book, entry, ProtectionState.WANTED, "0.005 of 0.01 without a stop")
     (found,) = protection.open_protections(connection)
-    assert found.detail == "0.01 of 0.01 without a stop"
+    assert (found.detail, found.naked_since) == ("0.005 of 0.01 without a stop", NOW)

@@ -197,6 +197,26 @@ async def test_exits_overtake() -> None:
     assert order == ["entry0", "exit", "entry1", "entry2"]
 
 
+async def test_stops_overtake_other_exits() -> None:
+    """A position waits for its stop: it goes before the take-profits of others that came first."""
+    time = FakeTime()
+    rate_limiter = limiter_with(time, count=1)
+    order: list[str] = []
+
+    async def one(name: str, *, is_urgent: bool = True, is_stop: bool = False) -> None:
+        permit = await rate_limiter.acquire(CREATE, is_urgent=is_urgent, is_stop=is_stop)
+        permit.mark_sent()
+        order.append(name)
+
+    tasks = [asyncio.create_task(one("entry0", is_urgent=False)), asyncio.create_task(one("entry1", is_urgent=False))]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(one(f"take-profit{n}")) for n in range(2)]
+    tasks.append(asyncio.create_task(one("stop", is_stop=True)))
+    await asyncio.gather(*tasks)
+    await rate_limiter.close()
+    assert order == ["entry0", "stop", "take-profit0", "take-profit1", "entry1"]
+
+
 async def test_released_permit_is_free_at_once() -> None:
     """The slot of a request that was never written is free again; after the send, release has no effect."""
     time = FakeTime()
