@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import ROUND_HALF_UP, Context, Decimal
 from enum import Enum
 from typing import Any, Final
@@ -179,15 +179,41 @@ def used_share(used: str, limit: str) -> Decimal | None:
     return numbers[0] / numbers[1] if numbers[1] else None
 
 
-def moment(at: datetime | None) -> str:
-    """`2026-11-22 16:08:06` in UTC, as the days of the limits; None is a dash."""
-    return "-" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+def moment(at: datetime | None, zone: tzinfo | None = UTC) -> str:
+    """`2026-11-22 16:08:06` in a zone (None: the machine's), by default UTC, as the days of the limits; None is a dash."""
+    return "-" if at is None else at.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def clock(at: datetime, today: datetime) -> str:
-    """The time of day if `at` is today (UTC), else day and minute: short for log lines."""
-    utc = at.astimezone(UTC)
-    return utc.strftime("%H:%M:%S" if utc.date() == today.astimezone(UTC).date() else "%m-%d %H:%M")
+def clock(at: datetime, today: datetime, zone: tzinfo | None = UTC) -> str:
+    """The time of day if `at` is today in the zone (None: the machine's), else day and minute: short for log lines."""
+    shown = at.astimezone(zone)
+    return shown.strftime("%H:%M:%S" if shown.date() == today.astimezone(zone).date() else "%m-%d %H:%M")
+
+
+def soon(at: datetime, now: datetime, zone: tzinfo | None = UTC) -> str:
+    """A coming time without its day if it is less than a day away: `00:00`, else `2026-11-24 00:00`."""
+    is_near = (at - now).total_seconds() <= 86_400
+    return at.astimezone(zone).strftime("%H:%M" if is_near else "%Y-%m-%d %H:%M")
+
+
+def zone_name(at: datetime, zone: tzinfo | None = UTC) -> str:
+    """`UTC`, `CET`, `+0530`: the short name of a zone (None: the machine's) at a time."""
+    return at.astimezone(zone).tzname() or "UTC"
+
+
+def price(value: Decimal | None, tick: Decimal | None) -> str:
+    """A price with the decimals of its market's tick, as the exchange shows it; without a known tick, all its digits."""
+    if value is None or tick is None or not tick.is_finite() or tick <= 0:
+        return amount(value)
+    return f"{value.quantize(Decimal(1).scaleb(tick.normalize().as_tuple().exponent), ROUND_HALF_UP, EXACT):f}"  # type: ignore[arg-type]
+
+
+def pnl(value: Decimal | None) -> str:
+    """Profit or loss in USDC with its sign and two decimals: `+12.30`, `0.00`; None is a dash."""
+    if value is None:
+        return "-"
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
 
 
 def short_id(identifier: str) -> str:

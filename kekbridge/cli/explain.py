@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from kekbridge import formatting
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ def explain(
         ),
     ] = None,
     codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and fix.")] = False,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -67,7 +69,7 @@ def explain(
     if as_json:
         _print_json(report)
         return
-    for section in report.sections(now()):
+    for section in report.sections(now(), UTC if utc else None):
         _print_section(section, has_heading=section.kind != "alert")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -12,11 +13,12 @@ from kekbridge import formatting, parsing
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.groups import CommandGroup
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
+    from datetime import tzinfo
 
     from kekbridge.store.journal import Event
 
@@ -54,6 +56,7 @@ def show(
     since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
     until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -65,6 +68,7 @@ def show(
     from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import journal
 
+    zone = UTC if utc else None
     start = None if since is None else parsing.instant("--since", since, now())
     end = None if until is None else parsing.instant("--until", until, now())
     with open_database(resolve_context(ctx, data_dir, config)) as database:
@@ -75,7 +79,7 @@ def show(
                 kinds = tuple(name for name in severe if not kinds or name in kinds) or ("none",)
             recent = journal.latest(connection, kinds=kinds, since=start, until=end, limit=limit)
             last = journal.head(connection)[0]
-            _print(connection, recent, as_json=as_json)
+            _print(connection, recent, as_json=as_json, zone=zone)
         if not recent and not follow and not as_json:
             from kekbridge.cli import render
 
@@ -84,11 +88,13 @@ def show(
             time.sleep(_POLL_S)
             with database.snapshot() as connection:
                 new = journal.list_events(connection, after=last)
-                _print(connection, [event for event in new if not kinds or event.kind in kinds], as_json=as_json)
+                _print(
+                    connection, [event for event in new if not kinds or event.kind in kinds], as_json=as_json, zone=zone
+                )
             last = new[-1].sequence if new else last
 
 
-def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: bool) -> None:
+def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: bool, zone: tzinfo | None) -> None:
     """Print one line per event: time, severity, text."""
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe_event
@@ -99,7 +105,7 @@ def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: 
         if as_json:
             render.as_json(formatting.to_jsonable(event) | {"severity": severity, "words": text})
         else:
-            render.line(f"{formatting.clock(event.at, now()):<11}  {severity or '':<7}  {text}")
+            render.line(f"{formatting.clock(event.at, now(), zone):<11}  {severity or '':<7}  {text}")
     sys.stdout.flush()
 
 

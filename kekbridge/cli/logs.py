@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +17,7 @@ import typer
 from kekbridge import formatting, parsing
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 # Minimum widths, so that lines printed later align with earlier ones.
-_TITLES = {"TIME (UTC)": 11, "ALERT": 13, "WEBHOOK": 8, "ACTION": 6, "MARKET": 8, "STATUS": 9}
+_TITLES = {"TIME": 11, "ALERT": 13, "WEBHOOK": 8, "ACTION": 6, "MARKET": 8, "STATUS": 9}
 _POLL_S = 0.3
 _BURST = 1000  # entries between two polls that are all printed
 
@@ -95,6 +95,7 @@ def logs(
     until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
     text: Annotated[str | None, _option("TEXT", "Only messages that contain this text.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -105,6 +106,7 @@ def logs(
     """
     from kekbridge.cli import render
 
+    zone = UTC if utc else None
     wanted = Filters(
         webhook=webhook,
         status=filters.known_alert_status(status),
@@ -127,10 +129,10 @@ def logs(
             is_filtered = any((webhook, status, code, symbol, since, until, text))
             none = "No entries. `kekbridge serve` receives alerts; `kekbridge template NAME` prints a message to send."
             render.note("No entries match." if is_filtered else none)
-        _print(entries, as_json=as_json, with_header=True)
+        _print(entries, as_json=as_json, with_header=True, zone=zone)
         if follow:
             for changed in _follow(database, wanted, entries):
-                _print(changed, as_json=as_json, with_header=False)
+                _print(changed, as_json=as_json, with_header=False, zone=zone)
 
 
 Entry = tuple[datetime, "StoredAlert | Repeat | RejectedRequest | Event"]
@@ -216,7 +218,7 @@ def _state(entry: StoredAlert | Repeat | RejectedRequest | Event) -> object:
     return getattr(entry, "status", None), getattr(entry, "count", None)
 
 
-def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
+def _print(entries: list[Entry], *, as_json: bool, with_header: bool, zone: tzinfo | None) -> None:
     import sys
 
     from kekbridge.cli import render
@@ -225,7 +227,11 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
         for _, entry in entries:
             render.as_json(_data(entry))
     elif entries:
-        render.lines(_TITLES, [_line(at, entry) for at, entry in entries], with_header=with_header)
+        titles = {
+            f"TIME ({formatting.zone_name(now(), zone)})" if name == "TIME" else name: n for name, n in _TITLES.items()
+        }
+        rows = [_line(at, entry, zone) for at, entry in entries]
+        render.lines(titles, rows, with_header=with_header, drops=("WEBHOOK", "ALERT", next(iter(titles))))
     sys.stdout.flush()
 
 
@@ -247,7 +253,7 @@ def _data(entry: StoredAlert | Repeat | RejectedRequest | Event) -> dict[str, An
     return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.to_jsonable(entry))
 
 
-def _line(at: datetime, entry: StoredAlert | Repeat | RejectedRequest | Event) -> Any:
+def _line(at: datetime, entry: StoredAlert | Repeat | RejectedRequest | Event, zone: tzinfo | None) -> Any:
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe_event
     from kekbridge.store.alerts import Repeat
@@ -256,19 +262,19 @@ def _line(at: datetime, entry: StoredAlert | Repeat | RejectedRequest | Event) -
 
     if isinstance(entry, Event):
         severity, text = describe_event(entry.kind, entry.data)
-        return render.Line((formatting.clock(at, now()), "-", "-", "-", "-", severity or ""), text)
+        return render.Line((formatting.clock(at, now(), zone), "-", "-", "-", "-", severity or ""), text)
 
     if isinstance(entry, RejectedRequest):
         times = f"{entry.count} x " if entry.count > 1 else ""
         return render.Line(
-            (formatting.clock(at, now()), "-", "-", "-", "-", "refused"),
+            (formatting.clock(at, now(), zone), "-", "-", "-", "-", "refused"),
             f"{entry.code}: {times}from {entry.remote}: {entry.error}",
         )
     detail = ": ".join(part for part in (entry.code, entry.error) if part)
     name = entry.first_id if isinstance(entry, Repeat) else entry.id
     return render.Line(
         (
-            formatting.clock(at, now()),
+            formatting.clock(at, now(), zone),
             formatting.short_id(name),
             entry.webhook_name,
             entry.action,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,11 +10,12 @@ import typer
 from kekbridge import formatting, parsing
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime, tzinfo
+    from decimal import Decimal
 
     from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
@@ -45,6 +47,7 @@ def list_orders(
     ] = None,
     since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -56,6 +59,7 @@ def list_orders(
     from kekbridge.cli import render
     from kekbridge.store import orders as order_rows
     from kekbridge.store import protection
+    from kekbridge.webhooks.registry import price_ticks
 
     with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
         listed = order_rows.list_orders(
@@ -67,6 +71,7 @@ def list_orders(
             open_only=only_open,
             limit=limit,
         )
+        ticks = price_ticks(connection)
         legs = {order.client_order_id: protection.exits_of(connection, order.client_order_id) for order in listed}
     if as_json:
         render.as_json(
@@ -78,8 +83,17 @@ def list_orders(
         none = "No orders match." if is_filtered else "No orders yet. `kekbridge logs` shows the alerts received."
         render.note("No open orders." if only_open and not is_filtered else none)
         return
-    titles = {"TIME (UTC)": 8, "ALERT": 13, "MARKET": 4, "ORDER": 10, "FILLED": 6, "STATUS": 6}
-    render.lines(titles, [_order_line(order, legs[order.client_order_id]) for order in listed])
+    zone = UTC if utc else None
+    titles = {
+        f"TIME ({formatting.zone_name(now(), zone)})": 8,
+        "ALERT": 13,
+        "MARKET": 4,
+        "ORDER": 10,
+        "FILLED": 6,
+        "STATUS": 6,
+    }
+    rows = [_order_line(order, legs[order.client_order_id], ticks, zone) for order in listed]
+    render.lines(titles, rows, drops=("ALERT", "FILLED", next(iter(titles))))
 
 
 @positions.command(epilog=examples("kekbridge positions", "kekbridge positions --json"))
@@ -94,11 +108,12 @@ def list_positions(
     from kekbridge.ops.trading_operations import position_data
     from kekbridge.store import positions as stored
     from kekbridge.store.lock import DaemonLock
+    from kekbridge.webhooks.registry import price_ticks
 
     context = resolve_context(ctx, data_dir, config)
     with open_database(context) as database, database.snapshot() as connection:
         held = [position for position in stored.list_all(connection) if position.quantity != 0]
-        seen_at = stored.seen_at(connection)
+        seen_at, ticks = stored.seen_at(connection), price_ticks(connection)
     if as_json:
         render.as_json([position_data(each) | {"seenAt": formatting.to_jsonable(seen_at)} for each in held])
         return
@@ -109,13 +124,13 @@ def list_positions(
             render.Column("MARKET"),
             render.Column("SIDE"),
             render.Column("QUANTITY", justify="right"),
-            render.Column("ENTRY", justify="right"),
-            render.Column("MARK", justify="right"),
+            render.Column("ENTRY", justify="right", drop=4),
+            render.Column("MARK", justify="right", drop=3),
             render.Column("P&L (USDC)", justify="right"),
-            render.Column("LIQUIDATION", justify="right"),
-            render.Column("SEEN", justify="right"),
+            render.Column("LIQUIDATION", justify="right", drop=2),
+            render.Column("SEEN", justify="right", drop=1),
         ]
-        render.table(columns, [_position_row(position, seen_at) for position in held])
+        render.table(columns, [_position_row(position, seen_at, ticks.get(position.symbol)) for position in held])
     if DaemonLock.holder(context.data_dir) is None:
         render.note("The bridge is not running; these are the positions that it last saw.")
 
@@ -128,15 +143,15 @@ def order_data(order: Order) -> dict[str, Any]:
     return data | {key: value for key, value in intent.items() if key not in data}
 
 
-def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
+def _order_line(order: Order, legs: Sequence[ExitStatus], ticks: Mapping[str, Decimal], zone: tzinfo | None) -> Line:
     from kekbridge.cli import render
     from kekbridge.reports.alert_report import describe_order
 
     filled = formatting.amount(order.executed_quantity)
     if order.average_price is not None:
-        filled += f" at {formatting.amount(order.average_price)}"
+        filled += f" at {formatting.price(order.average_price, ticks.get(order.intent.symbol))}"
     cells = (
-        formatting.clock(order.created_at, now()),
+        formatting.clock(order.created_at, now(), zone),
         formatting.short_id(order.alert_id),
         formatting.market(order.intent.symbol),
         describe_order(order),
@@ -148,15 +163,14 @@ def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     return render.Line(cells, ", ".join(filter(None, details)))
 
 
-def _position_row(position: Position, seen_at: datetime | None) -> tuple[object, ...]:
-    pnl = position.unrealized_pnl
+def _position_row(position: Position, seen_at: datetime | None, tick: Decimal | None) -> tuple[object, ...]:
     return (
         formatting.market(position.symbol),
         formatting.position_side(position.quantity, position.margin_mode),
         abs(position.quantity),
-        position.average_open_price,
-        position.mark_price,
-        None if pnl is None else f"{pnl:+.2f}",
-        position.liquidation_price,
+        formatting.price(position.average_open_price, tick),
+        formatting.price(position.mark_price, tick),
+        formatting.pnl(position.unrealized_pnl),
+        formatting.price(position.liquidation_price, tick),
         None if seen_at is None else formatting.age(seen_at, now()),
     )

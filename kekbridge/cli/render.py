@@ -50,51 +50,120 @@ class Column:
     title: str
     #: Alignment of its cells.
     justify: Literal["left", "right"] = "left"
-    #: True if its text wraps when the terminal is narrow.
+    #: True if its text wraps between words when the terminal is narrow.
     shrinks: bool = False
     #: True if its cells are coloured by STATUS_STYLES.
     is_status: bool = False
+    #: On a terminal that is too narrow, columns with 1 are left out first, then those with 2 and so on. 0: never.
+    drop: int = 0
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
-    """Print one table on stdout."""
+    """Print one table on stdout.
+
+    On a terminal that is too narrow columns are left out in their order of `drop`, and named on stderr; if what must stay does not fit
+    either, each row is printed as one line per column. No word and no number is ever cut.
+    """
     from rich.table import Table
 
+    screen = console()
+    whole = [tuple(row) for row in rows]
+    texts = [[to_text(cell) for cell in row] for row in whole]
+    shown = list(range(len(columns)))
+    widths: list[int] | None = None
+    if screen.is_terminal:
+        shown = _fitting(columns, texts, screen.width)
+        if dropped := [column.title.strip() for index, column in enumerate(columns) if index not in shown]:
+            note(f"Left out for want of room: {', '.join(dropped)}; widen the terminal, or use --json.")
+        widths = _widths([columns[i] for i in shown], [[row[i] for i in shown] for row in texts], screen.width)
+        if widths is None:
+            _show_stacked([columns[i] for i in shown], [[row[i] for i in shown] for row in whole])
+            return
     grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
+    for number, index in enumerate(shown):
+        column = columns[index]
         grid.add_column(
             column.title,
             justify=column.justify,
             no_wrap=not column.shrinks,
-            overflow="fold" if column.shrinks else "ellipsis",
-            ratio=None,
+            overflow="fold",
+            width=None if widths is None else widths[number],
         )
-    for row in rows:
-        grid.add_row(*(_cell(value, column) for value, column in zip(row, columns, strict=True)))
-    _show(grid)
+    for row in whole:
+        grid.add_row(*(_cell(row[index], columns[index]) for index in shown))
+    _show(grid, is_wrapped=False)
+
+
+def _widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Widths of the columns: shrinking ones get what the others leave, at least their longest word. None: there is no room for that."""
+    left = width - _least_width(columns, texts)
+    if left < 0:
+        return None
+    found = []
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in texts]
+        least, natural = _width(column, cells), _width(column, cells, is_whole=True)
+        found.append(least + min(natural - least, left))
+        left -= found[-1] - least
+    return found
+
+
+def _fitting(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indexes of the columns that fit, or that are never left out."""
+    shown = list(range(len(columns)))
+    for index in sorted((i for i in shown if columns[i].drop), key=lambda i: columns[i].drop):
+        if _least_width([columns[i] for i in shown], [[row[i] for i in shown] for row in texts]) <= width:
+            break
+        shown.remove(index)
+    return shown
+
+
+def _least_width(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
+    """Width of a table whose shrinking columns are as narrow as their longest word."""
+    return sum(_width(column, [row[i] for row in texts]) + 2 for i, column in enumerate(columns)) - 2
+
+
+def _width(column: Column, cells: Sequence[str], *, is_whole: bool = False) -> int:
+    """Least width of a column; with `is_whole` the width at which nothing wraps."""
+    from rich.cells import cell_len
+
+    texts = [column.title, *cells]
+    if column.shrinks and not is_whole:
+        texts = [word for text in texts for word in text.split()]
+    return max(map(cell_len, texts), default=1)
+
+
+def _show_stacked(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    """Print each row as lines of heading and value, with an empty line between rows."""
+    for number, row in enumerate(rows):
+        if number:
+            line("")
+        pairs((column.title.strip(), value) for column, value in zip(columns, row, strict=True))
 
 
 def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
-    """Print one name and value per line on stdout; on a terminal long values wrap within their column.
+    """Print one name and value per line on stdout; on a terminal long values wrap between words, within their column.
 
-    In a pipe nothing wraps and rich is not imported: a daemon under a supervisor would keep its 3 MiB for the start message.
+    A word that does not fit, such as a URL or a key, is left whole: the terminal breaks it, and it can be copied. In a pipe nothing wraps
+    and rich is not imported: a daemon under a supervisor would keep its 3 MiB for the start message.
     """
+    texts = [(name, value, to_text(value)) for name, value in rows]
+    width = max((len(name) for name, _, _ in texts), default=0)
     if not sys.stdout.isatty():
-        texts = [(name, to_text(value)) for name, value in rows]
-        width = max((len(name) for name, _ in texts), default=0)
-        for name, text in texts:
+        for name, _, text in texts:
             line(f"{'':{indent}}{name:<{width}}  {text}".rstrip())
         return
-    from rich.padding import Padding
-    from rich.table import Table
+    import textwrap
+
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(Text(name, style="bold"), Text(to_text(value), style=_style_of(value)))
-    _show(Padding(grid, (0, 0, 0, indent), expand=False))
+    room = max(console().width - indent - width - 2, 1)
+    for name, value, text in texts:
+        parts = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+        for number, part in enumerate(parts):
+            label = name if number == 0 else ""
+            row = Text(f"{'':{indent}}").append(f"{label:<{width}}", style="bold").append("  ")
+            _show(row.append(part, style=_style_of(value)), is_wrapped=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +176,13 @@ class Line:
     detail: str = ""
 
 
-def lines(titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool = True) -> None:
+def lines(
+    titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool = True, drops: Sequence[str] = ()
+) -> None:
     """Print aligned rows on stdout; `titles` maps each column's heading to its minimum width in characters.
 
-    On a narrow terminal a row's detail goes below it; in a pipe a row is always one line.
+    On a narrow terminal a row's detail goes below it, and so do the columns that `drops` names, in that order, until the row fits. In a
+    pipe a row is always one line.
     """
     from rich.text import Text
 
@@ -119,11 +191,17 @@ def lines(titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool 
         max([least, len(title), *(len(text[index]) for text in texts)])
         for index, (title, least) in enumerate(titles.items())
     ]
-    if with_header:
-        _show(Text("  ".join(title.ljust(width) for title, width in zip(titles, widths, strict=True)), style="bold"))
     screen = console()
+    names = list(titles)
+    shown = list(range(len(names)))
+    for title in drops:
+        if not screen.is_terminal or sum(widths[index] + 2 for index in shown) - 2 <= screen.width:
+            break
+        shown.remove(names.index(title))
+    if with_header:
+        _show(Text("  ".join(names[index].ljust(widths[index]) for index in shown), style="bold"), is_wrapped=False)
     for row, text in zip(rows, texts, strict=True):
-        cells = [Text(cell.ljust(width)) for cell, width in zip(text, widths, strict=True)]
+        cells = [Text(text[index].ljust(widths[index])) for index in shown]
         cells[-1].stylize(_style_of(text[-1]))
         whole = Text("  ").join(cells)
         detail = to_text(row.detail) if row.detail else ""
@@ -131,8 +209,15 @@ def lines(titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool 
         if detail and is_beside:
             whole.append(f"  {detail}", style="dim")
         _show(whole, is_wrapped=False)
+        below = [
+            f"{name.partition(' ')[0].lower()} {text[index]}"
+            for index, name in enumerate(names)
+            if index not in shown and text[index] not in ("-", "0")
+        ]
         if detail and not is_beside:
-            paragraph(detail, indent=widths[0] + 2)
+            below.append(detail)
+        if below:
+            paragraph(", ".join(below), indent=2)
 
 
 def heading(text: str, *, gap: bool = True) -> None:

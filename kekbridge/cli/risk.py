@@ -85,7 +85,7 @@ def _print_scope(scope: dict[str, Any]) -> None:
 
     render.heading(scope["name"] if scope["scope"] == "account" else f"webhook {scope['name']}")
     if scope["state"].value != "running":
-        render.pairs([(scope["state"].value, scope["reason"])], indent=2)
+        render.pairs([("state", scope["stateText"]), ("fix", scope["stateFix"])], indent=2)
     if not scope["limits"]:
         render.paragraph("no limits", indent=2)
         return
@@ -93,8 +93,8 @@ def _print_scope(scope: dict[str, Any]) -> None:
         render.Column("  LIMIT"),
         render.Column("VALUE", justify="right", shrinks=True),
         render.Column("USED", justify="right"),
-        render.Column("LEFT", justify="right"),
-        render.Column("RESETS", shrinks=True),
+        render.Column("LEFT", justify="right", drop=2),
+        render.Column("RESETS", shrinks=True, drop=1),
     ]
     render.table(
         columns,

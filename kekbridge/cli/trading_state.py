@@ -128,6 +128,8 @@ def set_running(
         _print_state("running", bridge, ctx, config)
     else:
         render.line(f"webhook {webhook} resumed: {bridge.named()}")
+    for limit in control["closesAgain"]:
+        render.note(limit["text"])
     if reset_peak:
         peak = control["equityPeak"]
         render.note(

@@ -30,6 +30,7 @@ from kekbridge.ops.webhook_operations import (
     RotateWebhook,
     ShowCredentials,
     ShowWebhook,
+    trading_data,
     webhook_data,
 )
 from kekbridge.webhooks.options import ROWS, Row
@@ -149,7 +150,8 @@ def list_webhooks(
 ) -> None:
     """List every webhook with its main limits and last alert."""
     from kekbridge.cli import render
-    from kekbridge.store import alerts
+    from kekbridge.reports.states import state_fix, state_text
+    from kekbridge.store import alerts, settings
     from kekbridge.store import webhooks as stored
 
     context = resolve_context(ctx, data_dir, config)
@@ -157,34 +159,41 @@ def list_webhooks(
         webhooks = stored.list_all(connection)
         last = {webhook.id: alerts.search(connection, webhook=webhook.name, limit=1).alerts for webhook in webhooks}
         url = webhook_url(context, connection)
+        controls = settings.stored_controls(connection)
+    states = {one.id: settings.strictest(controls, one.id, now=now()) for one in webhooks}
     if as_json:
-        render.as_json([webhook_data(webhook, url) for webhook in webhooks])
+        render.as_json([webhook_data(one, url) | {"trading": trading_data(states[one.id])} for one in webhooks])
         return
     if not webhooks:
         render.note("No webhooks yet. Create one:  kekbridge webhook create NAME")
         return
     columns = [
         render.Column("NAME"),
-        render.Column("STATE", is_status=True),
-        render.Column("PROOF"),
-        render.Column("SYMBOLS", shrinks=True),
+        render.Column("STATE", is_status=True, shrinks=True),
+        render.Column("PROOF", drop=2),
+        render.Column("SYMBOLS", shrinks=True, drop=3),
         render.Column("MAX SIZE", justify="right"),
-        render.Column("LAST ALERT", justify="right"),
+        render.Column("LAST ALERT", justify="right", drop=1),
     ]
     render.table(
         columns,
         [
             (
                 webhook.name,
-                "enabled" if webhook.enabled else "disabled",
+                _state(webhook, state_text(states[webhook.id], now(), None)),
                 "signature" if webhook.settings.require_signature else "NO SIGNATURE",
-                "any" if webhook.settings.limits.allowed_symbols is None else webhook.settings.limits.allowed_symbols,
+                _symbols(webhook),
                 _largest_order(webhook),
                 formatting.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
             )
             for webhook in webhooks
         ],
     )
+    for webhook in webhooks:
+        scope = settings.closing_scope(controls, webhook.id, now=now())
+        fix = state_fix(states[webhook.id], now(), scope=scope, name=webhook.name)
+        if webhook.enabled and fix:
+            render.note(f"{webhook.name} takes no entries.  Fix:  {fix}")
     unsigned = [webhook.name for webhook in webhooks if not webhook.settings.require_signature]
     if unsigned:
         render.note(
@@ -433,6 +442,29 @@ def _print_check(found: MessageCheck) -> None:
         render.table(columns, [(each.path, each.value, each.meaning) for each in found.fields])
 
 
+def _state(webhook: Webhook, state: str) -> str:
+    """What a webhook accepts now."""
+    if not webhook.enabled:
+        return "disabled"
+    return "enabled" if state == "running" else state
+
+
+def _shown_state(data: dict[str, Any]) -> str:
+    """The same from a webhook as JSON, whose trading state may be left out."""
+    from kekbridge.reports.states import state_text
+    from kekbridge.store.settings import control_from
+
+    if not data["enabled"]:
+        return "disabled"
+    text = state_text(control_from(data["trading"]), now(), None) if "trading" in data else "running"
+    return "enabled" if text == "running" else text
+
+
+def _symbols(webhook: Webhook) -> str:
+    allowed = webhook.settings.limits.allowed_symbols
+    return "any" if allowed is None else ", ".join(map(formatting.market, allowed)) or "none"
+
+
 def _largest_order(webhook: Webhook) -> str | None:
     """The limits of one order: in coins, in USDC, or both."""
     limits = webhook.settings.limits
@@ -458,7 +490,7 @@ def _print(data: dict[str, Any]) -> None:
     rows: list[tuple[str, object]] = [
         ("name", data["name"]),
         ("id", data["id"]),
-        ("state", "enabled" if data["enabled"] else "disabled"),
+        ("state", _shown_state(data)),
         ("webhook URL", data["webhookUrl"]),
     ]
     rows += [(key, data[key]) for key in ("apiKey", "apiSecret") if key in data]

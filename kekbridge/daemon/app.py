@@ -335,8 +335,8 @@ class Daemon:
                 registry.save_addresses, info.webhook_url, info.mode, local_url=info.url, now=self._resources.clock()
             )
             if (snapshot := self.exchange.snapshot) is not None:
-                symbols = tuple(snapshot.instruments)
-                await self.database.write(registry.save_markets, symbols, now=self._resources.clock())
+                ticks = {symbol: one.quote_tick for symbol, one in snapshot.instruments.items()}
+                await self.database.write(registry.save_markets, ticks, now=self._resources.clock())
         except StoreUnavailable as error:
             log.warning("address_not_noted", error=error.message)
 

@@ -5,7 +5,7 @@ Admission checks the same limits for each alert (planning/decide.py); this job c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from kekbridge.errors import KekbridgeError
@@ -13,10 +13,9 @@ from kekbridge.exchange.base import Exchange
 from kekbridge.execution.account_records import AccountRecords
 from kekbridge.execution.book import Book
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage, Webhook
-from kekbridge.risk.account_exposure import AccountExposure
-from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
-from kekbridge.risk.limits import percent, usdc
+from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Webhook
+from kekbridge.risk.drawdown import follow_peak
+from kekbridge.risk.limits import breaches_of
 from kekbridge.store import equity as marks
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
@@ -85,19 +84,3 @@ class EquityWatch:
             )
             closed += [one for one in found if self._book.close_for_breach(one, webhook_id=webhook.id, now=now)]
         return tuple(closed)
-
-
-def breaches_of(
-    scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime
-) -> Iterable[LimitBreach]:
-    """Breached loss limits of one scope; drawdown first, since it lasts longer than a day's loss."""
-    drawdown = drawdown_of(usage.equity_peak, snapshot.account_value)
-    if limits.max_drawdown is not None and drawdown >= limits.max_drawdown:
-        reason = f"drawdown {percent(drawdown)}, limit {percent(limits.max_drawdown)}"
-        yield LimitBreach(scope=scope, rule="drawdown", reason=reason, until=None)
-    if limits.max_daily_loss is None:
-        return
-    loss = loss_of_day(AccountExposure(), usage, snapshot, limits.allowed_symbols, scope)
-    if loss >= limits.max_daily_loss:
-        reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
-        yield LimitBreach(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))

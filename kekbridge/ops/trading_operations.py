@@ -23,6 +23,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import MarginMode, Order, OrderIntent, OrderStatus, Position, TradingState
 from kekbridge.model.check import Check
 from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
+from kekbridge.reports.states import close_again_text
 from kekbridge.store import codec, equity, job_runs, lost_orders, orders, projector, settings, webhooks
 from kekbridge.store.facts import OrderFact, order_entry
 from kekbridge.webhooks import registry
@@ -101,8 +102,22 @@ class Resume(Operation, frozen=True, kw_only=True):
         control: dict[str, Any] = to_jsonable(
             await database.read(settings.trading_control, now=context.clock(), scope=scope)
         )
-        found = {"heldExits": [_held_data(order) for order in held]}
+        again = [] if self.reset_peak else await _closes_again(context, self.webhook)
+        found = {"heldExits": [_held_data(order) for order in held], "closesAgain": again}
         return control | found | ({"equityPeak": peak} if self.reset_peak else {})
+
+
+async def _closes_again(context: OperatorContext, name: str | None) -> list[dict[str, Any]]:
+    """The limits that are still exceeded, and that close what was resumed again."""
+    from kekbridge.reports.limits import still_exceeded  # late: only after a limit
+
+    now = context.clock()
+    exceeded = await context.database.read(still_exceeded, context.settings, name, at=now)
+    return [
+        to_jsonable({"scope": scope, "name": name, "rule": rule, "until": until})
+        | {"text": close_again_text(rule, until, now, scope=scope, name=name)}
+        for scope, name, rule, until in exceeded
+    ]
 
 
 class ListHeldExits(Operation, frozen=True, kw_only=True):

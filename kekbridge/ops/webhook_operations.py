@@ -16,6 +16,7 @@ from kekbridge.ingress.http import DryRun
 from kekbridge.model import TradingState, Webhook, WebhookSettings
 from kekbridge.ops.operation import Operation, OperatorContext
 from kekbridge.planning.template_check import TemplateTarget, find_problems
+from kekbridge.reports.states import state_fix, state_text
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings, webhooks
 from kekbridge.webhooks import registry
@@ -82,7 +83,9 @@ class ShowWebhook(Operation, frozen=True, kw_only=True):
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             webhook = webhooks.find(connection, self.webhook)
-            return webhook_data(webhook, _url(connection, context)) | {"keys": _keys_data(connection, context, webhook)}
+            control = settings.strictest(settings.stored_controls(connection), webhook.id, now=context.clock())
+            keys = {"keys": _keys_data(connection, context, webhook)}
+            return webhook_data(webhook, _url(connection, context)) | keys | {"trading": trading_data(control)}
 
         return await context.database.read(read)
 
@@ -169,13 +172,13 @@ def _state_problems(connection: sqlite3.Connection, webhook: Webhook, *, now: da
     """Why alerts of a webhook would be refused now, whatever they say."""
     if not webhook.enabled:
         return ["the webhook is disabled and refuses every alert; `kekbridge webhook enable NAME`"]
-    control = settings.strictest(settings.stored_controls(connection), webhook.id, now=now)
+    controls = settings.stored_controls(connection)
+    control = settings.strictest(controls, webhook.id, now=now)
     if control.state is TradingState.RUNNING:
         return []
-    if control.state is TradingState.HALTED:
-        return [f"trading is halted ({control.reason}) and every alert refused; `kekbridge resume`"]
-    end = "`kekbridge resume`" if control.until is None else f"{control.until:%Y-%m-%d %H:%M} UTC"
-    return [f"exits only until {end} ({control.reason}): entries are denied"]
+    scope = settings.closing_scope(controls, webhook.id, now=now)
+    what = "every alert is refused" if control.state is TradingState.HALTED else "entries are denied"
+    return [f"{state_text(control, now)}: {what}; {state_fix(control, now, scope=scope, name=webhook.name)}"]
 
 
 class EditWebhook(Operation, frozen=True, kw_only=True):
@@ -339,6 +342,12 @@ def webhook_data(webhook: Webhook, url: str, credentials: Credentials | None = N
         if webhook.settings.key_in_path:
             data["webhookUrlWithKey"] = f"{url}/{credentials.api_key}"
     return data | {"createdAt": webhook.created_at, "settings": to_jsonable(webhook.settings)}
+
+
+def trading_data(control: settings.TradingControl) -> dict[str, Any]:
+    """A trading state as JSON."""
+    data: dict[str, Any] = to_jsonable(control)
+    return {name: data[name] for name in ("state", "reason", "by", "since", "until")}
 
 
 def _keys_data(connection: sqlite3.Connection, context: OperatorContext, webhook: Webhook) -> list[dict[str, Any]]:

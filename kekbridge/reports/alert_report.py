@@ -9,12 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Final, Literal
 
 from kekbridge.codes import CODES
-from kekbridge.formatting import age, amount, duration, moment, to_text
+from kekbridge.formatting import age, amount, duration, moment, to_text, zone_name
 from kekbridge.model import Fill, MarginMode, Order, Verdict
 from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.orders import ExitStatus
@@ -198,10 +198,10 @@ class AlertReport:
     #: Latency in milliseconds by stage, in the order of model.latency.STAGES: `received` since the alert fired, others since receipt.
     stages: Mapping[str, float]
 
-    def sections(self, now: datetime) -> Iterator[Section]:
+    def sections(self, now: datetime, zone: tzinfo | None = UTC) -> Iterator[Section]:
         """The report for people, in the order in which things happened: alert, message, rules, each order, latency, response."""
         alert = self.alert
-        yield Section(kind="alert", title="Alert", rows=tuple(self._facts(now)))
+        yield Section(kind="alert", title="Alert", rows=tuple(self._facts(now, zone)))
         yield Section(kind="message", title="Message (credentials shortened)", rows=tuple(alert.payload.items()))
         yield verdict_section("rules", "Rules at admission", alert.verdicts)
         for order in self.orders:
@@ -216,16 +216,16 @@ class AlertReport:
                 kind="response", title=f"Answered with HTTP {alert.answer_status}", rows=tuple(alert.answer.items())
             )
 
-    def _facts(self, now: datetime) -> Iterator[tuple[str, object]]:
+    def _facts(self, now: datetime, zone: tzinfo | None) -> Iterator[tuple[str, object]]:
         alert = self.alert
         yield "Alert", alert.id
         yield "alertId", alert.alert_id
         yield "Webhook", alert.webhook_name
-        yield "Received", f"{moment(alert.received_at)} UTC ({age(alert.received_at, now)})"
+        yield "Received", f"{_at(alert.received_at, zone)} ({age(alert.received_at, now)})"
         yield "From", f"{to_text(alert.remote)}, proof: {to_text(alert.proof)}"
         if alert.fired_at is not None:
             delay = duration(alert.received_at - alert.fired_at)
-            yield "Fired", f"{moment(alert.fired_at)} UTC, {delay} before it was received"
+            yield "Fired", f"{_at(alert.fired_at, zone)}, {delay} before it was received"
         yield "Action", " ".join(part for part in (alert.action, alert.symbol) if part)
         yield "Status", alert.status
         if alert.code:
@@ -248,6 +248,10 @@ def verdict_section(kind: SectionKind, title: str, verdicts: Sequence[Verdict]) 
             (one.rule, one.scope, one.found, one.limit, "passed" if one.passed else "denied") for one in verdicts
         ),
     )
+
+
+def _at(at: datetime, zone: tzinfo | None) -> str:
+    return f"{moment(at, zone)} {zone_name(at, zone)}"
 
 
 def describe_order(order: Order) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 
 from kekbridge.config import Settings
 from kekbridge.model import AccountSnapshot, EquityMark, Limits, MarginMode
-from kekbridge.risk.limits import LimitLine, account_limits, describe_usage
+from kekbridge.reports.states import state_fix, state_text
+from kekbridge.risk.drawdown import next_midnight
+from kekbridge.risk.limits import LimitLine, account_limits, breaches_of, describe_usage
 from kekbridge.store import equity, positions, rate_limits, settings, webhooks
 from kekbridge.store.rate_limits import RateUse
 from kekbridge.store.usage import read_usage
@@ -39,6 +41,34 @@ def read(
     }
 
 
+def still_exceeded(
+    connection: sqlite3.Connection, configured: Settings, only: str | None = None, *, at: datetime
+) -> list[tuple[str, str, str, datetime | None]]:
+    """Limits that close a scope for entries and are used up: scope (ACCOUNT or a webhook's id), name, rule, end.
+
+    As stored: the equity of the last mark, the positions as last seen. `only`: of the account and this webhook.
+    """
+    mark = equity.latest(connection)
+    account = _account(connection, mark)
+    chosen = (webhooks.find(connection, only),) if only else webhooks.list_all(connection)
+    scopes = [(settings.ACCOUNT, "account", account_limits(**configured.risk.limits()))]
+    scopes += [(one.id, one.name, one.settings.limits) for one in chosen]
+    found: list[tuple[str, str, str, datetime | None]] = []
+    for key, name, limits in scopes:
+        usage = read_usage(connection, key, now=at)
+        kind = "account" if key == settings.ACCOUNT else "webhook"
+        is_account = key == settings.ACCOUNT
+        traded = usage.account_traded_today if is_account else usage.traded_today
+        orders = usage.account_orders_today if is_account else usage.orders_today
+        if limits.daily_limit is not None and traded >= limits.daily_limit:
+            found.append((key, name, "daily_limit", next_midnight(at)))
+        if limits.daily_orders is not None and orders >= limits.daily_orders:
+            found.append((key, name, "daily_orders", next_midnight(at)))
+        if account is not None:
+            found += [(key, name, one.rule, one.until) for one in breaches_of(kind, limits, usage, account, now=at)]
+    return found
+
+
 def _scope(
     connection: sqlite3.Connection,
     name: str,
@@ -57,6 +87,8 @@ def _scope(
         "state": control.state,
         "reason": control.reason,
         "until": control.until,
+        "stateText": state_text(control, at),
+        "stateFix": state_fix(control, at, scope=key, name=name),
         "limits": (*describe_usage(limits, usage, at, scope=kind, snapshot=account), *map(_rate_line, rates)),
     }
 

@@ -5,7 +5,7 @@ Decides nothing; rules.py does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge.formatting import format_decimal
-from kekbridge.model import ZERO, AccountSnapshot, Limits, Usage
+from kekbridge.model import ZERO, AccountSnapshot, LimitBreach, Limits, Usage
 from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
 from kekbridge.risk.exposure import names_symbol
@@ -99,6 +99,22 @@ def describe_usage(
         _plain_line("trading hours", limits.trading_hours or None),
     ]
     return tuple(line for line in lines if line is not None)
+
+
+def breaches_of(
+    scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime
+) -> Iterable[LimitBreach]:
+    """Breached loss limits of one scope; drawdown first, since it lasts longer than a day's loss."""
+    drawdown = drawdown_of(usage.equity_peak, snapshot.account_value)
+    if limits.max_drawdown is not None and drawdown >= limits.max_drawdown:
+        reason = f"drawdown {percent(drawdown)}, limit {percent(limits.max_drawdown)}"
+        yield LimitBreach(scope=scope, rule="drawdown", reason=reason, until=None)
+    if limits.max_daily_loss is None:
+        return
+    loss = loss_of_day(AccountExposure(), usage, snapshot, limits.allowed_symbols, scope)
+    if loss >= limits.max_daily_loss:
+        reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
+        yield LimitBreach(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))
 
 
 @lru_cache(maxsize=512)  # the same sizes and limits are shown again and again

@@ -20,7 +20,8 @@ from kekbridge.store.transaction import note_change
 ACCOUNT: Final = "account"
 EQUITY_PEAK: Final = "equity_peak"
 _STRICTNESS: Final = (TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED)
-_BY_LIMIT: Final = "limit "  # begins `by` of a breach
+#: Begins `by` of a state that a limit has set; the rule follows.
+BY_LIMIT: Final = "limit "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def stored_controls(connection: sqlite3.Connection) -> dict[str, TradingControl]
     """The trading state of every scope that ever had one, as stored: `strictest` looks at their ends."""
     prefix = _state_key("")
     rows = connection.execute("SELECT key, value FROM settings WHERE key LIKE ?", (prefix + "%",))
-    return {key.removeprefix(prefix): _parse_control(from_json(value)) for key, value in rows}
+    return {key.removeprefix(prefix): control_from(from_json(value)) for key, value in rows}
 
 
 def strictest(
@@ -90,12 +91,19 @@ def strictest(
     found = _RUNNING
     for scope in (ACCOUNT, webhook_id):
         control = controls.get(scope)
-        if control is None or (ignore_breaches and control.by.startswith(_BY_LIMIT)):
+        if control is None or (ignore_breaches and control.by.startswith(BY_LIMIT)):
             continue
         control = control_at(control, now)
         if _STRICTNESS.index(control.state) > _STRICTNESS.index(found.state):
             found = control
     return found
+
+
+def closing_scope(controls: Mapping[str, TradingControl], webhook_id: str, *, now: datetime) -> str:
+    """Whose state `strictest` has returned: ACCOUNT, or the webhook's id."""
+    of_account = _RUNNING if ACCOUNT not in controls else control_at(controls[ACCOUNT], now)
+    found = strictest(controls, webhook_id, now=now)
+    return ACCOUNT if of_account.state is found.state else webhook_id
 
 
 def equity_peak(connection: sqlite3.Connection) -> Decimal | None:
@@ -140,7 +148,7 @@ def breach_control(current: TradingControl | None, breach: LimitBreach, *, now: 
         return None
     reason = f"{breach.reason}" + (f", until {breach.until:%Y-%m-%d %H:%M} UTC" if breach.until else "")
     return TradingControl(
-        state=TradingState.EXITS_ONLY, reason=reason, by=f"{_BY_LIMIT}{breach.rule}", since=now, until=breach.until
+        state=TradingState.EXITS_ONLY, reason=reason, by=f"{BY_LIMIT}{breach.rule}", since=now, until=breach.until
     )
 
 
@@ -169,7 +177,7 @@ def state_data(scope: str, control: TradingControl) -> Mapping[str, object]:
 
 def store_state(connection: sqlite3.Connection, data: Mapping[str, Any], *, now: datetime) -> None:
     """Write the state that a row `trading_state` says. Only for projector.py."""
-    control = _parse_control({**data, "since": codec.time_text(now)})
+    control = control_from({**data, "since": codec.time_text(now)})
     set_value(connection, _state_key(data["scope"]), control, now=now)
 
 
@@ -191,10 +199,11 @@ def resume_all(connection: sqlite3.Connection, *, reason: str, by: str, now: dat
 
 
 def _control(stored: Any | None, now: datetime) -> TradingControl:
-    return _RUNNING if stored is None else control_at(_parse_control(stored), now)
+    return _RUNNING if stored is None else control_at(control_from(stored), now)
 
 
-def _parse_control(stored: Mapping[str, Any]) -> TradingControl:
+def control_from(stored: Mapping[str, Any]) -> TradingControl:
+    """A trading state from its JSON."""
     return TradingControl(
         state=TradingState(stored["state"]),
         reason=stored["reason"],

@@ -10,9 +10,10 @@ import re
 import secrets
 import sqlite3
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final, Literal
 
 from ulid import ULID
@@ -201,15 +202,22 @@ def check_listed(symbols: Iterable[str], markets: Sequence[str], option: str = "
             raise ConfigError(f"{option}: the exchange has no market {market(symbol)}; {hint}")
 
 
-def save_markets(connection: sqlite3.Connection, symbols: Iterable[str], *, now: datetime) -> None:
-    """Store the exchange's symbols, for commands: they name a market that does not exist before an alert does."""
-    store_settings.set_value(connection, _MARKETS, sorted(symbols), now=now)
+def save_markets(connection: sqlite3.Connection, ticks: Mapping[str, Decimal], *, now: datetime) -> None:
+    """Store the exchange's symbols with their price ticks, for commands: they name a market that does not exist before an alert does."""
+    store_settings.set_value(
+        connection, _MARKETS, {symbol: format(ticks[symbol], "f") for symbol in sorted(ticks)}, now=now
+    )
+
+
+def price_ticks(connection: sqlite3.Connection) -> dict[str, Decimal]:
+    """The exchange's symbols with their price ticks as the daemon that started last has read them; empty if none has."""
+    stored = store_settings.get_value(connection, _MARKETS)
+    return {symbol: Decimal(tick) for symbol, tick in stored.items()} if isinstance(stored, dict) else {}
 
 
 def listed_markets(connection: sqlite3.Connection) -> tuple[str, ...]:
     """The exchange's symbols as the daemon that started last has read them; empty if none has."""
-    stored = store_settings.get_value(connection, _MARKETS)
-    return tuple(str(symbol) for symbol in stored) if isinstance(stored, list) else ()
+    return tuple(price_ticks(connection))
 
 
 def local_url_of(connection: sqlite3.Connection) -> str:

@@ -68,9 +68,11 @@ class Terminal:
 
 
 @contextmanager
-def at_terminal(*arguments: str, environment: Mapping[str, str]) -> Iterator[Terminal]:
-    """Run a kekbridge command with a terminal as stdin, stdout and stderr."""
+def at_terminal(*arguments: str, environment: Mapping[str, str], columns: int = 0) -> Iterator[Terminal]:
+    """Run a kekbridge command with a terminal as stdin, stdout and stderr. `columns`: its width; 0: not known, 80 are assumed."""
     ours, theirs = pty.openpty()
+    if columns:
+        termios.tcsetwinsize(theirs, (50, columns))
     try:
         process = subprocess.Popen(
             [*KEKBRIDGE, *arguments],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def data(run: Run, data_dir: Path) -> Path:
     """A data directory with a webhook, and with the markets that its bridge has read."""
     assert run("webhook", "create", "btc-trend").code == 0
     with Database.open(data_dir).transaction() as connection:
-        registry.save_markets(connection, MARKETS, now=datetime.now(UTC))
+        registry.save_markets(connection, dict.fromkeys(MARKETS, Decimal("0.1")), now=datetime.now(UTC))
         journal.append(connection, "of_its_own", now=datetime.now(UTC))
     return data_dir
 

@@ -482,10 +482,10 @@ def test_a_template_warns_of_what_its_webhook_refuses(run: Any) -> None:
     assert run(*good, "--json").data["problems"] == []
     run("exits-only", "--reason", "news")
     (state,) = warnings_of(run(*good))
-    assert state == "exits only until `kekbridge resume` (news): entries are denied"
+    assert state == "exits only (news): entries are denied; `kekbridge resume`"
     run("halt")
     (state,) = warnings_of(run(*good))
-    assert state.startswith("trading is halted")
+    assert state == "halted (by hand): every alert is refused; `kekbridge resume`"
     run("webhook", "disable", "main")
     (state,) = warnings_of(run(*good))
     assert state == "the webhook is disabled and refuses every alert; `kekbridge webhook enable main`"
