@@ -19,6 +19,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("kekbridge.cli.serve:app", "Run the bridge: receive alerts and place orders."),
     "setup": ("kekbridge.cli.setup:app", "Set the bridge up, step by step."),
+    "try": ("kekbridge.cli.try_order:app", "Buy the smallest size on paper, and show the fill."),
     "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and test webhooks, and check messages."),
     "keys": ("kekbridge.cli.keys:app", "Manage the exchange key: add, generate, register, check, remove."),
     "lockouts": ("kekbridge.cli.lockouts:app", "List locked-out addresses, or lift a lockout."),

@@ -18,7 +18,6 @@ from kekbridge.daemon import process
 if TYPE_CHECKING:
     from kekbridge.config import Settings
     from kekbridge.daemon.app import StartupInfo
-    from kekbridge.model import Webhook
     from kekbridge.webhooks.registry import Credentials
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -165,15 +164,18 @@ _MODE_TEXTS = {
 
 
 def _print(info: StartupInfo) -> None:
+    """Print the welcome: at most twelve lines, besides what the exchange's checks found."""
+    from kekbridge import __version__
     from kekbridge.cli import render
 
     render.pairs(
         [
-            ("mode", _MODE_TEXTS[info.mode.value]),
-            ("secrets", info.vault),
-            ("data", str(info.data_dir)),
+            ("kekbridge", f"{__version__}, {_MODE_TEXTS[info.mode.value]}"),
             ("webhook URL", info.webhook_url),
+            *([("web pages", f"{info.pages_url}    sign in with `kekbridge web token`")] if info.pages_url else []),
             *([("paper exchange", info.paper_url)] if info.paper_url else []),
+            ("data", str(info.data_dir)),
+            ("secrets", info.vault),
         ]
     )
     for check in info.checks:
@@ -181,25 +183,23 @@ def _print(info: StartupInfo) -> None:
         render.line(f"{check.level:<8}  {check.name}: {check.text}{fix}")
     webhook, credentials = info.webhook, info.credentials
     if webhook is None:
-        render.line("\nNo webhook is enabled. Create one:  kekbridge webhook create NAME")
-    elif credentials is None:
-        render.line(f"\nMessage for TradingView (webhook {webhook.name}):  kekbridge template {webhook.name}")
+        render.line("No webhook is enabled. Create one:  kekbridge webhook create NAME")
     else:
-        _print_first_order(info, webhook, credentials)
-    render.line("\nReady. Press Ctrl-C to stop.")
+        if credentials is not None:
+            render.line(
+                "Try it in another terminal: `kekbridge try` buys on paper and shows the fill; or paste this line:"
+            )
+            render.line(_first_order(info, credentials))
+        render.line(f"Message for TradingView:  kekbridge template {webhook.name}")
+    render.line("Ready. Press Ctrl-C to stop.")
 
 
-def _print_first_order(info: StartupInfo, webhook: Webhook, credentials: Credentials) -> None:
-    """Print a message for TradingView and a curl command, each on one line so that it can be copied."""
+def _first_order(info: StartupInfo, credentials: Credentials) -> str:
+    """A curl command that buys on paper, on one line so that it can be copied."""
     from ulid import ULID
 
-    from kekbridge.alerts import template
-    from kekbridge.cli import render
     from kekbridge.cli.send import curl_line
 
-    message = template.build(
-        "strategy", api_key=credentials.api_key, api_secret=credentials.api_secret, profile=webhook.settings.profile
-    ).message
     # A new id at every start: pasted twice, the command is answered "duplicate"; after a restart it trades again.
     identity = f"first-order-{str(ULID())[-6:].lower()}"
     order = {
@@ -209,11 +209,4 @@ def _print_first_order(info: StartupInfo, webhook: Webhook, credentials: Credent
         "symbol": _FIRST_SYMBOL,
         "quantity": _FIRST_QUANTITY,
     }
-    render.line(
-        f"\nMessage for a TradingView strategy alert (webhook {webhook.name}; other alerts: kekbridge template --help):\n"
-    )
-    render.line(message)
-    render.line(
-        "\nTo try it now, paste this into another terminal; it buys on paper and the response shows the fill:\n"
-    )
-    render.line(curl_line(info.webhook_url, order, credentials.api_secret, identity=identity))
+    return curl_line(info.webhook_url, order, credentials.api_secret, identity=identity)

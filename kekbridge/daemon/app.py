@@ -40,7 +40,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.model.networks import AllowList
 from kekbridge.model.webhooks import WEBHOOK_PATH
-from kekbridge.store import webhooks
+from kekbridge.store import daemon_addresses, webhooks
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.registry import Credentials, domain_url
 
@@ -69,6 +69,8 @@ class StartupInfo:
     data_dir: Path
     #: Address of the embedded paper exchange, if there is one.
     paper_url: str | None
+    #: Address of the web pages; None if they are off.
+    pages_url: str | None = None
     #: What a trader should know of the key and the exchange before trusting them.
     checks: tuple[Check, ...] = ()
     #: The webhook to show: a new one after the first start, else the first enabled one.
@@ -97,7 +99,9 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Startup
             await daemon.trading.wait_until_reconciled(_EXCHANGE_WAIT_S)
             webhook, credentials = await daemon.first_webhook()
             checks = await daemon.check_exchange(_EXCHANGE_WAIT_S)
-            announce(replace(daemon.info, checks=checks, webhook=webhook, credentials=credentials))
+            pages_url = await daemon.pages_url()
+            info = replace(daemon.info, pages_url=pages_url, checks=checks, webhook=webhook, credentials=credentials)
+            announce(info)
             supervisor.ready()
             await stop.wait()
             supervisor.stopping()
@@ -326,6 +330,10 @@ class Daemon:
         elif webhook is not None and mode is Mode.PAPER:
             credentials = await self.database.read(registry.credentials_of, self.sealer, webhook, now=clock())
         return webhook, credentials if mode is Mode.PAPER else None
+
+    async def pages_url(self) -> str | None:
+        """Address of the web pages, as stored for commands; None if they are off or their port is in use."""
+        return await self.database.read(daemon_addresses.admin_address) if self._settings.admin.enabled else None
 
     async def _save_addresses(self) -> None:
         """Store the daemon's URLs and mode, and the exchange's markets, for commands that read."""

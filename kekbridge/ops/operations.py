@@ -40,6 +40,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     webhook.DisableWebhook,
     webhook.DeleteWebhook,
     webhook.SendAlert,
+    webhook.TryOrder,
     web_token.ShowWebAccess,
     web_token.RotateWebToken,
     vault.SetChannels,

@@ -6,19 +6,24 @@ import asyncio
 import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar
+from decimal import ROUND_CEILING, Decimal
+from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta, field
+from ulid import ULID
 
 from kekbridge.alerts.template import build, default_bounds
+from kekbridge.errors import ConfigError, NotFound
 from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.http import DryRun
-from kekbridge.model import TradingState, Webhook, WebhookSettings
-from kekbridge.ops.operation import Operation, OperatorContext
+from kekbridge.model import AccountSnapshot, Mode, TradingState, Webhook, WebhookSettings
+from kekbridge.model.webhooks import WEBHOOK_PATH
+from kekbridge.ops.operation import Operation, OperatorContext, bridge_of
 from kekbridge.planning.template_check import TemplateTarget, find_problems
 from kekbridge.reports.states import state_fix, state_text
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings, webhooks
+from kekbridge.store.codec import to_json
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import apply
 from kekbridge.webhooks.registry import Credentials
@@ -332,6 +337,66 @@ class SendAlert(Operation, frozen=True, kw_only=True):
         headers = sending.build_headers(message, credentials.api_secret, dry_run, is_signed=is_signed)
         reply = await asyncio.to_thread(sending.post, url, message, headers)
         return {"httpStatus": reply.status, "milliseconds": reply.milliseconds, "body": reply.body}
+
+
+class TryOrder(Operation, frozen=True, kw_only=True):
+    """Buy the smallest size of one market on paper, by an alert as TradingView sends it. Returns the response and what was sent."""
+
+    operation: ClassVar[str] = "try"
+    opens_vault: ClassVar[bool] = True
+    needs_daemon: ClassVar[bool] = True
+
+    #: Name or id; None: the first enabled webhook.
+    webhook: str | None = None
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        bridge = bridge_of(context)
+        if context.mode is not Mode.PAPER:
+            raise ConfigError(f"the bridge trades on {context.mode.value}; this command buys in paper mode only")
+        snapshot = bridge.exchange.snapshot
+        if snapshot is None:
+            raise ConfigError("the bridge has not reached its exchange yet; run the command again in a moment")
+
+        def read(connection: sqlite3.Connection) -> tuple[Webhook, str]:
+            return _webhook_to_try(connection, self.webhook), registry.local_url_of(connection)
+
+        webhook, local_url = await context.database.read(read)
+        limits = webhook.settings.limits
+        symbol = (limits.allowed_symbols or (_TRIED,))[0]
+        size = smallest_size(snapshot, symbol, limits.min_order_size)
+        fields = {"action": "buy", "symbol": symbol, "quantity": format(size, "f"), "alertId": f"try-{ULID()}"}
+        if limits.require_stop_loss:
+            fields["stopLoss"] = "1%"
+        send = SendAlert(
+            webhook=webhook.id,
+            message=to_json(fields | {"timestamp": "{{timenow}}"}),
+            url=f"{local_url}{WEBHOOK_PATH}" if local_url else None,
+        )
+        return await send.run(context) | {"webhook": webhook.name, "symbol": symbol, "quantity": fields["quantity"]}
+
+
+# The market that is tried on a webhook for all markets.
+_TRIED: Final = "PERP_BTC_USDC"
+
+
+def _webhook_to_try(connection: sqlite3.Connection, name: str | None) -> Webhook:
+    if name is not None:
+        return webhooks.find(connection, name)
+    found = next((one for one in webhooks.list_all(connection) if one.enabled), None)
+    if found is None:
+        raise NotFound("not_found", "there is no enabled webhook; create one with `kekbridge webhook create NAME`")
+    return found
+
+
+def smallest_size(snapshot: AccountSnapshot, symbol: str, least: Decimal | None = None) -> Decimal:
+    """The smallest entry that the exchange takes at the mark, and of at least `least` coins. Raises ConfigError without a mark."""
+    instrument, mark = snapshot.instruments.get(symbol), snapshot.mark_price(symbol)
+    if instrument is None or not mark:
+        raise ConfigError(f"the exchange has no price of {symbol} now; run the command again in a moment")
+    # One step more than the least value: the price may fall a little before the order arrives.
+    steps = (instrument.min_notional / mark / instrument.base_tick).to_integral_value(ROUND_CEILING) + 1
+    own = ((least or Decimal(0)) / instrument.base_tick).to_integral_value(ROUND_CEILING)
+    return max(instrument.base_min, max(steps, own) * instrument.base_tick)
 
 
 def webhook_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from kekbridge import __version__
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.system.harness import call, wait_until
 
@@ -72,6 +73,44 @@ def test_the_first_five_minutes(start: Callable[..., Served]) -> None:
 
     assert served.stop() == 0
     assert served.data("orders")[0]["status"] == "filled"  # reading needs no daemon
+
+
+def test_the_welcome_is_short_and_says_what_to_do(start: Callable[..., Served]) -> None:
+    """At most twelve lines: version and mode, addresses, what to try, what comes next; no token and no secret but in the line to paste."""
+    served = start("serve")
+    served.line(lambda text: text.startswith("Ready."))
+    assert len(served.printed) <= 12
+    first = served.printed[0]
+    assert first.startswith("kekbridge ")
+    assert __version__ in first
+    assert "paper" in first
+    text = "\n".join(line for line in served.printed if not line.startswith("curl "))
+    for word in ("webhook URL", "web pages", "kekbridge web token", "kekbridge try", "kekbridge template default"):
+        assert word in text
+    assert "wh_test_" not in text
+
+
+def test_try_buys_the_smallest_size_and_shows_the_fill(start: Callable[..., Served]) -> None:
+    """One line as an event: time, webhook, order, price, duration; under each limit of the webhook, and again each time."""
+    served = start("serve", "--json")
+    started = json.loads(served.line(lambda text: True))
+    wait_until(lambda: call(started["url"] + "/readyz")["ready"])
+    done = served.run("try")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  default  buy 0\.\d+ BTC  filled at 65,000  [\d.]+ ms\n", done.stdout)
+    limits = ("--allowed-symbols", "ETH", "--require-stop-loss", "--max-stop-distance", "1%")
+    served.data("webhook", "create", "strict", *limits)
+    tried = served.data("try", "--webhook", "strict")
+    assert (tried["status"], tried["symbol"], tried["webhook"]) == ("filled", "PERP_ETH_USDC", "strict")
+    sizes = {order["symbol"]: order["quantity"] for order in served.data("orders")}
+    assert sizes["PERP_ETH_USDC"] == tried["quantity"]
+    served.run("halt")
+    refused = served.run("try")
+    assert refused.returncode == 1
+    assert "trading_halted" in refused.stdout
+    assert served.stop() == 0
+    stopped = served.run("try")
+    assert (stopped.returncode, "kekbridge serve" in stopped.stderr) == (2, True)
 
 
 def test_the_webhook_stays_the_same_over_restarts(start: Callable[..., Served]) -> None:

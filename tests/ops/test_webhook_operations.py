@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -24,9 +25,11 @@ from kekbridge.ops.webhook_operations import (
     SendAlert,
     ShowCredentials,
     ShowWebhook,
+    smallest_size,
 )
 from kekbridge.store import journal, webhooks
 from tests.ops.operating import Desk
+from tests.trading import BTC, instrument, snapshot
 
 
 async def test_a_webhooks_life(desk: Desk) -> None:
@@ -162,3 +165,23 @@ async def test_an_unusable_response_is_one_line(desk: Desk, body: str, url: str 
     await run(CreateWebhook(name="a"))
     with answering(200, body) as (usual, _), pytest.raises(KekbridgeError, match=expected):
         await run(SendAlert(webhook="a", url=url or usual))
+
+
+@pytest.mark.parametrize("least", [None, Decimal("0.001"), Decimal("0.0500001"), Decimal(3)])
+@pytest.mark.parametrize("mark", ["65000", "0.37", "64999.9"])
+def test_the_order_that_is_tried_is_the_smallest_allowed(mark: str, least: Decimal | None) -> None:
+    """On the grid, of the least size and value, and at most two steps above what would be refused."""
+    market = instrument()
+    found = snapshot(marks={BTC: Decimal(mark)})
+    size = smallest_size(found, BTC, least)
+    assert size % market.base_tick == 0
+    assert size >= max(market.base_min, least or 0)
+    assert size * Decimal(mark) >= market.min_notional
+    smaller = size - 2 * market.base_tick
+    assert smaller < market.base_min or smaller < (least or 0) or smaller * Decimal(mark) < market.min_notional
+
+
+def test_nothing_is_tried_without_a_price() -> None:
+    """An unknown market is an error, not an order of no size."""
+    with pytest.raises(ConfigError, match="no price"):
+        smallest_size(snapshot(), "PERP_NONE_USDC")
