@@ -23,7 +23,7 @@ from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.formatting import to_jsonable
 from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Halt, LiftLockout, ListLockouts, Resume
-from kekbridge.ops.web_token import WebToken
+from kekbridge.ops.web_token import SIGN_IN_PATH, SignInCodes, WebToken
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -36,7 +36,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_PUBLIC_PATHS: Final = frozenset({"/login", "/style.css", "/icon.svg"})
+_PUBLIC_PATHS: Final = frozenset({"/login", SIGN_IN_PATH, "/style.css", "/icon.svg"})
 _MOST_BYTES: Final = 64 * 1024
 _MOST_CONNECTIONS: Final = 64
 _IDLE_S: Final = 75.0
@@ -47,9 +47,12 @@ _STOP_S: Final = 1.0
 class AdminServer:
     """The server of one daemon. Call `start` once, then `close`."""
 
-    def __init__(self, service: AdminService, token: WebToken, durations: LatencyHistograms) -> None:
+    def __init__(
+        self, service: AdminService, token: WebToken, durations: LatencyHistograms, codes: SignInCodes
+    ) -> None:
         self._service = service
         self._sessions = Sessions(token)
+        self._codes = codes
         self._durations = durations
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         app.router.add_get("/api/state", self._state)
@@ -57,6 +60,7 @@ class AdminServer:
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
+        app.router.add_get(SIGN_IN_PATH, self._sign_in)
         app.router.add_post("/logout", self._logout)
         app.router.add_get("/api/lockouts", self._lockouts)
         app.router.add_post("/api/lockouts/lift", self._lift_lockout)
@@ -169,6 +173,18 @@ class AdminServer:
         if not self._sessions.is_token(given):
             await asyncio.sleep(0.5)
             return self._pages.login("That is not the token of this data directory.", status=401)
+        raise self._signed_in()
+
+    async def _sign_in(self, request: web.Request) -> web.Response:
+        """A link with a one-time code, as `serve` and `kekbridge web link` print it."""
+        if not self._codes.redeem(request.query.get("code", ""), self._service.clock()):
+            await asyncio.sleep(0.5)
+            text = "That link was used, or is older than ten minutes. `kekbridge web link` prints a new one."
+            return self._pages.login(text, status=401)
+        raise self._signed_in()
+
+    def _signed_in(self) -> web.HTTPSeeOther:
+        """The way to the pages, with the cookie of a new session."""
         response = web.HTTPSeeOther("/")
         response.set_cookie(
             COOKIE,
@@ -178,7 +194,7 @@ class AdminServer:
             path="/",
             max_age=43_200,
         )
-        raise response
+        return response
 
     async def _logout(self, request: web.Request) -> web.Response:
         self._sessions.end(request.cookies.get(COOKIE))

@@ -172,7 +172,7 @@ def _print(info: StartupInfo) -> None:
         [
             ("kekbridge", f"{__version__}, {_MODE_TEXTS[info.mode.value]}"),
             ("webhook URL", info.webhook_url),
-            *([("web pages", f"{info.pages_url}    sign in with `kekbridge web token`")] if info.pages_url else []),
+            *([("web pages", _web_pages(info))] if info.pages_url else []),
             *([("paper exchange", info.paper_url)] if info.paper_url else []),
             ("data", str(info.data_dir)),
             ("secrets", info.vault),
@@ -192,6 +192,15 @@ def _print(info: StartupInfo) -> None:
             render.line(_first_order(info, credentials))
         render.line(f"Message for TradingView:  kekbridge template {webhook.name}")
     render.line("Ready. Press Ctrl-C to stop.")
+
+
+def _web_pages(info: StartupInfo) -> str:
+    """On a terminal the link that signs in; elsewhere, where others may read it, only the address."""
+    import sys
+
+    if sys.stdout.isatty() and info.sign_in_url:
+        return f"{info.sign_in_url} (once, within ten minutes; later `kekbridge web link`)"
+    return f"{info.pages_url} (sign in with `kekbridge web link`)"
 
 
 def _first_order(info: StartupInfo, credentials: Credentials) -> str:

@@ -51,6 +51,20 @@ def token(
     print_web_access(access, as_json=as_json)
 
 
+@app.command(epilog=examples("kekbridge web link", "xdg-open $(kekbridge web link)"))
+def link(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Print a link that signs one browser in, once and within ten minutes."""
+    from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.web_token import MakeSignInLink
+
+    made = run_operation(resolve_context(ctx, data_dir, config), MakeSignInLink())
+    if as_json:
+        render.as_json(made)
+    else:
+        render.line(made["url"])
+
+
 def print_web_access(access: Mapping[str, str], *, as_json: bool) -> None:
     """Print address and token of the web pages, as far as they are given."""
     from kekbridge.cli import render

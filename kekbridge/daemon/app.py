@@ -71,6 +71,8 @@ class StartupInfo:
     paper_url: str | None
     #: Address of the web pages; None if they are off.
     pages_url: str | None = None
+    #: Link that signs one browser in; None if the pages are off.
+    sign_in_url: str | None = None
     #: What a trader should know of the key and the exchange before trusting them.
     checks: tuple[Check, ...] = ()
     #: The webhook to show: a new one after the first start, else the first enabled one.
@@ -99,9 +101,8 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Startup
             await daemon.trading.wait_until_reconciled(_EXCHANGE_WAIT_S)
             webhook, credentials = await daemon.first_webhook()
             checks = await daemon.check_exchange(_EXCHANGE_WAIT_S)
-            pages_url = await daemon.pages_url()
-            info = replace(daemon.info, pages_url=pages_url, checks=checks, webhook=webhook, credentials=credentials)
-            announce(info)
+            info = replace(daemon.info, checks=checks, webhook=webhook, credentials=credentials)
+            announce(await daemon.with_web_pages(info))
             supervisor.ready()
             await stop.wait()
             supervisor.stopping()
@@ -331,9 +332,15 @@ class Daemon:
             credentials = await self.database.read(registry.credentials_of, self.sealer, webhook, now=clock())
         return webhook, credentials if mode is Mode.PAPER else None
 
-    async def pages_url(self) -> str | None:
-        """Address of the web pages, as stored for commands; None if they are off or their port is in use."""
-        return await self.database.read(daemon_addresses.admin_address) if self._settings.admin.enabled else None
+    async def with_web_pages(self, info: StartupInfo) -> StartupInfo:
+        """With address and sign-in link of the web pages; without them if they are off or their port is in use."""
+        url = await self.database.read(daemon_addresses.admin_address) if self._settings.admin.enabled else None
+        if url is None:
+            return info
+        from kekbridge.ops.web_token import MakeSignInLink
+
+        link = await self.operations.run(MakeSignInLink())
+        return replace(info, pages_url=url, sign_in_url=link["url"])
 
     async def _save_addresses(self) -> None:
         """Store the daemon's URLs and mode, and the exchange's markets, for commands that read."""

@@ -23,7 +23,7 @@ from kekbridge.ops.jobs import Jobs
 from kekbridge.ops.notifier import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.ops.operations import Operations
 from kekbridge.ops.watches import AdminPages
-from kekbridge.ops.web_token import WebToken
+from kekbridge.ops.web_token import SignInCodes, WebToken
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import daemon_addresses
 
@@ -92,11 +92,12 @@ class OperatorServices:
         token = WebToken(self._resources.data_dir)
         # Counts from now on, so that /metrics shows what happens before its first request too.
         durations = LatencyHistograms(self._trading.updates.latency)
+        codes = SignInCodes(token, began_at=self._resources.clock())
 
         def load() -> Callable[[], AdminListener]:
             from kekbridge.admin.server import AdminServer  # imported late: most bridges are rarely looked at
 
-            return lambda: AdminServer(self._admin_service(), token, durations)
+            return lambda: AdminServer(self._admin_service(), token, durations, codes)
 
         admin = self._resources.settings.admin
         return LazyAdminServer(host=admin.host, port=admin.port, load=load)

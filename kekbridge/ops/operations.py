@@ -42,6 +42,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     webhook.SendAlert,
     webhook.TryOrder,
     web_token.ShowWebAccess,
+    web_token.MakeSignInLink,
     web_token.RotateWebToken,
     vault.SetChannels,
     vault.ListChannels,

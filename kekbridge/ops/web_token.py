@@ -6,7 +6,11 @@ The file is the only copy: a daemon that serves the pages compares with what it 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import secrets
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -15,6 +19,9 @@ from kekbridge.ops.operation import Operation, OperatorContext
 from kekbridge.store.daemon_addresses import admin_address
 from kekbridge.vault.files import write_private
 
+#: How long a sign-in code is good for, once.
+SIGN_IN_WITHIN: Final = timedelta(minutes=10)
+SIGN_IN_PATH: Final = "/sign-in"
 TOKEN_FILE: Final = "admin-token"  # noqa: S105 - a file's name
 
 
@@ -35,6 +42,28 @@ def rotate_token(data_dir: Path) -> str:
     token = secrets.token_urlsafe(32)
     write_private(data_dir / TOKEN_FILE, f"{token}\n".encode())
     return token
+
+
+def new_sign_in_code(token: str, now: datetime) -> str:
+    """A code that signs one browser in within ten minutes (`check_sign_in_code`). It does not reveal the token."""
+    issued = f"{int(now.timestamp() * 1000)}.{secrets.token_urlsafe(12)}"
+    return f"{issued}.{_sign_in_mac(token, issued)}"
+
+
+def check_sign_in_code(token: str, code: str, now: datetime) -> datetime | None:
+    """When a code was issued; None if it was not made with this token, or is older than ten minutes."""
+    issued, _, mac = code.rpartition(".")
+    at, _, nonce = issued.partition(".")
+    expected = _sign_in_mac(token, issued)
+    if not hmac.compare_digest(mac.encode("utf-8", "surrogateescape"), expected.encode()) or not nonce:
+        return None
+    issued_at = datetime.fromtimestamp(int(at) / 1000, UTC)
+    return issued_at if timedelta(0) <= now - issued_at <= SIGN_IN_WITHIN else None
+
+
+def _sign_in_mac(token: str, issued: str) -> str:
+    digest = hmac.new(token.encode(), f"sign-in {issued}".encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 class WebToken:
@@ -65,6 +94,26 @@ class WebToken:
         return status.st_ino, status.st_mtime_ns
 
 
+class SignInCodes:
+    """Accepts each sign-in code once. In memory: codes from before this process are void, since their use is not known."""
+
+    def __init__(self, token: WebToken, *, began_at: datetime) -> None:
+        """`began_at`: the present."""
+        self._token = token
+        self._began_at = began_at.replace(microsecond=began_at.microsecond // 1000 * 1000)
+        # Codes that were used, with the time they were issued.
+        self._used: dict[str, datetime] = {}
+
+    def redeem(self, code: str, now: datetime) -> bool:
+        """True once for a code that was made with the current token within ten minutes."""
+        issued_at = check_sign_in_code(self._token.current(), code, now)
+        if issued_at is None or issued_at < self._began_at or code in self._used:
+            return False
+        self._used = {used: at for used, at in self._used.items() if now - at <= SIGN_IN_WITHIN}
+        self._used[code] = issued_at
+        return True
+
+
 class ShowWebAccess(Operation, frozen=True, kw_only=True):
     """Address and token of the web pages. Raises ConfigError while they are not served."""
 
@@ -79,6 +128,16 @@ class ShowWebAccess(Operation, frozen=True, kw_only=True):
                 " `kekbridge dashboard` says why"
             )
         return {"url": url, "token": token}
+
+
+class MakeSignInLink(Operation, frozen=True, kw_only=True):
+    """A link that signs one browser in within ten minutes. Raises ConfigError while the web pages are not served."""
+
+    operation: ClassVar[str] = "web-link"
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        access = await ShowWebAccess().run(context)
+        return {"url": f"{access['url']}{SIGN_IN_PATH}?code={new_sign_in_code(access['token'], context.clock())}"}
 
 
 class RotateWebToken(Operation, frozen=True, kw_only=True):

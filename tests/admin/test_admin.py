@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from html import escape
 from pathlib import Path
@@ -17,7 +18,7 @@ from kekbridge.admin.auth import check_loopback
 from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
-from kekbridge.ops.web_token import TOKEN_FILE, read_token, rotate_token
+from kekbridge.ops.web_token import TOKEN_FILE, MakeSignInLink, new_sign_in_code, read_token, rotate_token
 from kekbridge.reports import alert_report
 from kekbridge.store import alerts, conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
@@ -79,6 +80,37 @@ async def test_every_page_needs_the_token(browser: Browser) -> None:
         assert (answer.status, answer.headers["Location"]) == (303, "/login")
     assert (await browser.post("/login", token="wrong"))[0] == 401
     assert (browser.bridge.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_sign_in_link_works_once_for_ten_minutes(browser: Browser) -> None:
+    """As `serve` and `web link` print it; without the token in it. A used, changed, old or foreign code signs nobody in."""
+    now = browser.bridge.clock()
+
+    async def sign_in(code: str) -> int:
+        async with browser.session.get(
+            f"{browser.url}/sign-in", params={"code": code}, allow_redirects=False
+        ) as answer:
+            return answer.status
+
+    code = new_sign_in_code(browser.token, now)
+    assert browser.token not in code
+    wrong = [
+        "",
+        "x.y.z",
+        code[:-1] + ("A" if code[-1] != "A" else "B"),
+        new_sign_in_code("another token", now),
+        new_sign_in_code(browser.token, now - timedelta(minutes=11)),
+        new_sign_in_code(browser.token, now - timedelta(minutes=9)),  # from before this process
+        new_sign_in_code(browser.token, now + timedelta(minutes=1)),
+    ]
+    assert [await sign_in(one) for one in wrong] == [401] * len(wrong)
+    await browser.page("/login")
+    assert await sign_in(code) == 303
+    assert "log out" in (await browser.page("/")).lower()
+    assert await sign_in(code) == 401
+    link = (await browser.bridge.daemon.operations.run(MakeSignInLink()))["url"]
+    assert link.startswith(f"{browser.url}/sign-in?code=")
+    assert await sign_in(link.partition("code=")[2]) == 303
 
 
 async def test_a_new_token_ends_every_session(browser: Browser) -> None:

@@ -85,9 +85,10 @@ def test_the_welcome_is_short_and_says_what_to_do(start: Callable[..., Served]) 
     assert __version__ in first
     assert "paper" in first
     text = "\n".join(line for line in served.printed if not line.startswith("curl "))
-    for word in ("webhook URL", "web pages", "kekbridge web token", "kekbridge try", "kekbridge template default"):
+    for word in ("webhook URL", "web pages", "kekbridge web link", "kekbridge try", "kekbridge template default"):
         assert word in text
     assert "wh_test_" not in text
+    assert "code=" not in text  # stdout is a pipe, which others may read
 
 
 def test_try_buys_the_smallest_size_and_shows_the_fill(start: Callable[..., Served]) -> None:
