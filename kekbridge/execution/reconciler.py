@@ -26,6 +26,8 @@ log = get_logger("kekbridge.execution.reconciler")
 _FIRST_QUERY_PAUSE_S = 0.5
 _LONGEST_QUERY_PAUSE_S = 4.0
 _AFTER_WINDOW_S = 0.01
+# After the window only queries that fail are repeated: the first one that the exchange answers ends the matter.
+_PAUSE_AFTER_WINDOW_S = 1.0
 _CHECK_ORPHANS_EVERY_S = 2.0
 # Between two steps of its own dispatch an order is handled by no task for an instant.
 _ORPHAN_AGE = timedelta(seconds=5)
@@ -240,5 +242,7 @@ def query_pause_s(attempt: int, window_left_s: float, *, jitter: float) -> float
 
     The query that ends the matter, right after the acceptance window, is not late: exits may wait for it.
     """
-    pause = min(backoff_s(_FIRST_QUERY_PAUSE_S, attempt, jitter), _LONGEST_QUERY_PAUSE_S)
-    return min(pause, window_left_s + _AFTER_WINDOW_S) if window_left_s > 0 else pause
+    pause = backoff_s(_FIRST_QUERY_PAUSE_S, attempt, jitter)
+    if window_left_s > 0:
+        return min(pause, _LONGEST_QUERY_PAUSE_S, window_left_s + _AFTER_WINDOW_S)
+    return min(pause, _PAUSE_AFTER_WINDOW_S)
