@@ -511,7 +511,9 @@ async def test_a_position_that_is_gone_gets_no_take_profit(bridge: Bridge) -> No
     await bridge.clear_faults()
     await _until_state(bridge, answer, "over")
     assert await bridge.positions() == {}
-    assert [order.status for order in await _protective(bridge, answer)] == [OrderStatus.CANCELED]
+    assert [(order.status, order.code) for order in await _protective(bridge, answer)] == [
+        (OrderStatus.CANCELED, "withdrawn")
+    ]
     assert await _live(bridge) == []
 
 

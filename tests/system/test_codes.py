@@ -43,6 +43,7 @@ ELSEWHERE = {
     "isolated_position": ("system/test_margin_modes.py", "isolated_position"),
     "canceled_by_hand": ("execution/test_manual_orders.py", "canceled_by_hand"),
     "superseded": ("execution/test_exit_watch.py", "superseded"),
+    "withdrawn": ("execution/test_protection_controller.py", "withdrawn"),
     "no_mark_price": ("risk/test_rules.py", "no_mark_price"),
     "not_ready": ("risk/test_rules.py", "not_ready"),
     "config_invalid": ("test_config.py", "ConfigError"),
