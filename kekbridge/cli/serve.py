@@ -6,6 +6,7 @@ testnet and live mode it shows none, since stdout may end up in a journal. What 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -98,10 +99,15 @@ def serve(
     from kekbridge import log
     from kekbridge.daemon import app as daemon
 
-    log.configure(context.settings.log.level, context.settings.log.format)
+    level, form = context.settings.log.level, context.settings.log.format
+    # A person at a terminal reads the welcome first; what went wrong before it is shown.
+    is_quiet = sys.stderr.isatty() and (level, form) == ("info", "auto")
+    log.configure("warning" if is_quiet else level, form)
 
     def announce(info: StartupInfo) -> None:
         _announce(info, as_json=as_json)
+        if is_quiet:
+            log.configure(level, form)
 
     return daemon.serve(context.settings, context.data_dir, announce=announce)
 
@@ -121,8 +127,6 @@ _FIRST_QUANTITY = "0.001"
 
 def _announce(info: StartupInfo, *, as_json: bool) -> None:
     """Print the start message; flushed, since the caller waits for it."""
-    import sys
-
     from kekbridge.cli import render
 
     if as_json:
@@ -157,7 +161,7 @@ def _as_data(info: StartupInfo) -> dict[str, Any]:
 
 
 _MODE_TEXTS = {
-    "paper": "paper: orders go to the built-in paper exchange, no real money",
+    "paper": "paper: no real money, orders go to the built-in exchange",
     "testnet": "testnet: orders go to Orderly's testnet",
     "live": "LIVE: orders trade real money",
 }
@@ -196,8 +200,6 @@ def _print(info: StartupInfo) -> None:
 
 def _web_pages(info: StartupInfo) -> str:
     """On a terminal the link that signs in; elsewhere, where others may read it, only the address."""
-    import sys
-
     if sys.stdout.isatty() and info.sign_in_url:
         return f"{info.sign_in_url} (once, within ten minutes; later `kekbridge web link`)"
     return f"{info.pages_url} (sign in with `kekbridge web link`)"

@@ -18,6 +18,7 @@ import pytest
 
 from kekbridge import __version__
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
+from tests.cli.terminal import at_terminal
 from tests.system.harness import call, wait_until
 
 
@@ -89,6 +90,27 @@ def test_the_welcome_is_short_and_says_what_to_do(start: Callable[..., Served]) 
         assert word in text
     assert "wh_test_" not in text
     assert "code=" not in text  # stdout is a pipe, which others may read
+
+
+def test_on_a_terminal_the_welcome_comes_first_with_a_sign_in_link(tmp_path: Path) -> None:
+    """No log line before it; the link is whole on its line and opens the pages once; later events are logged."""
+    with at_terminal("serve", environment=bare_environment(tmp_path / "data"), columns=80) as terminal:
+        screen = terminal.expect("Ready.").replace("\r", "")
+        assert "kekbridge" in screen.splitlines()[0]
+        assert " info " not in screen
+        link = re.search(r"http://\S+/sign-in\?code=\S+", screen)
+        assert link is not None
+        with urllib.request.urlopen(link[0].partition("/sign-in")[0] + "/login", timeout=DEADLINE_S) as page:  # noqa: S310  loopback
+            assert page.status == 200
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(link[0], timeout=DEADLINE_S) as page:
+            assert "Log out" in page.read().decode()
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            opener.open(link[0], timeout=DEADLINE_S)
+        terminal.process.send_signal(signal.SIGTERM)
+        code, rest = terminal.end()
+        assert code == 0
+        assert "stopping" in rest
 
 
 def test_try_buys_the_smallest_size_and_shows_the_fill(start: Callable[..., Served]) -> None:
