@@ -125,7 +125,7 @@ def template(
     else:
         _write(made["message"], output)
         render.note(f"Message: {output}")
-    sys.stdout.flush()  # the message stands between the warnings and what to do with it
+    sys.stdout.flush()  # the message comes between the warnings and the steps
     _print_notes(made, steps)
     if copy:
         _copy_to_clipboard(made["message"])

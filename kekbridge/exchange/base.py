@@ -159,7 +159,7 @@ class LiquidatedPart(Struct, frozen=True):
     quantity: Decimal
     #: USDC per base unit.
     price: Decimal
-    #: LiquidatedPart fees, in USDC.
+    #: Liquidation fees, in USDC.
     fee: Decimal
     #: When (UTC, the exchange's clock).
     at: datetime
@@ -324,7 +324,7 @@ class Exchange(Protocol):
         """True if the request that creates the order carries all its exits, so that `exits_after_fill` is empty. Any thread."""
 
     def exits_close_position(self, intent: OrderIntent) -> bool:
-        """True if the exits that the order's request carries close the whole position, whoever opened it. Any thread."""
+        """True if the exits that the order's request carries close the whole position, no matter who opened it. Any thread."""
 
     async def cancel(self, target: OrderStatusReport | Order) -> SubmitResult:
         """Request the cancel of one order, of ours by the exchange's id that is stored, else as reported.

@@ -1,4 +1,4 @@
-"""Close the position of one market by hand: all of it, a quantity or a share, whoever opened it.
+"""Close the position of one market by hand: all of it, a quantity or a share, no matter who opened it.
 
 Needs only an exchange client and a way to send orders, as `flatten` does: the daemon stores what it sends (manual_orders.py), a command
 without a daemon does not (direct_orders.py). Sizes are those of planning.

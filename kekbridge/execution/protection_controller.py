@@ -558,7 +558,7 @@ class ProtectionController:
                 self._withdraw(view.entry, order)
 
     async def _without_covered(self, view: EntryExits, action: Place) -> Place | None:
-        """The close of what no stop of the market covers, whoever placed it; None if nothing is left to close."""
+        """The close of what no stop of the market covers, no matter who placed it; None if nothing is left to close."""
         symbol, side = action.intent.symbol, action.intent.side
         snapshot = self._exchange.snapshot
         instrument = snapshot.instruments.get(symbol) if snapshot else None

@@ -1,4 +1,4 @@
-"""Close a position as it is, whoever opened it: the orders of `flatten` and of a close by hand. Pure.
+"""Close a position as it is, no matter who opened it: the orders of `flatten` and of a close by hand. Pure.
 
 Sizes are those that an alert's close gets, too (sizing.py).
 """

@@ -127,7 +127,7 @@ def _expanded(
 ) -> list[tuple[Signal, bool]]:
     """The steps, with a close of all markets as one close for each that the webhook may trade; True: no other step waits for this one.
 
-    Whoever opened a position: a close_all is the account's emergency word.
+    No matter who opened a position: a close_all is the account's emergency word.
     """
     expanded: list[tuple[Signal, bool]] = []
     allowed = webhook.settings.limits.allowed_symbols

@@ -84,7 +84,7 @@ def test_beside_the_service_its_vault_is_used(
 def test_a_stopped_services_vault_is_out_of_reach(
     run: Run, root: Path, command: tuple[str, ...], stdin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever runs the command: another vault would be none that the service reads. Exit code 3, and nothing is changed."""
+    """Also for root: another vault would be none that the service reads. Exit code 3, and nothing is changed."""
     data_dir = root / "var/lib/kekbridge"
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
     done = run(*command, "--data-dir", str(data_dir))

@@ -94,7 +94,7 @@ def test_a_hint_is_no_event() -> None:
 
 
 async def test_a_leverage_changed_elsewhere_is_told_and_set_again(bridge: Bridge) -> None:
-    """The trader sets 3 in the front end after an order at 5: that is told, our own change is not; the next order at 5 sets it again."""
+    """The trader sets 3 in the front end after an order at 5: that is reported, our own change is not; the next order sets it again."""
     await bridge.send(quantity="0.01", leverage=5)
     await bridge.control("leverage", {"symbol": BTC, "leverage": 3})
     told = await bridge.heard("leverage_changed")
@@ -106,7 +106,7 @@ async def test_a_leverage_changed_elsewhere_is_told_and_set_again(bridge: Bridge
 
 
 async def test_without_the_topic_the_leverage_is_read_before_the_order(tmp_path: Path) -> None:
-    """The exchange refuses the topic `account`: that is told, all else is live, and no order goes out at a leverage of a minute ago."""
+    """The exchange refuses the topic `account`: that is reported, all else is live, and no order goes out at a leverage of a minute ago."""
     async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
         async with aiohttp.ClientSession() as session:
             body = {"fault": "refuse_topic", "topic": "account"}
@@ -156,7 +156,7 @@ async def test_a_margin_mode_changed_elsewhere_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rules", [{"status": "DELISTING"}, None], ids=["delisting", "unlisted"])
 async def test_a_market_that_is_delisted(bridge: Bridge, rules: dict[str, Any] | None) -> None:
-    """It is told once, entries are refused by name, and what is held in it keeps its name, size and mark."""
+    """It is reported once, entries are refused by name, and what is held in it keeps its name, size and mark."""
     await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
     await bridge.control("markets", {ETH: rules})
     for _ in range(2):
@@ -202,7 +202,7 @@ async def test_a_coarser_step_is_told_and_followed(bridge: Bridge) -> None:
 
 
 async def test_a_market_that_is_closed_and_opened_again(bridge: Bridge) -> None:
-    """Both are told; afterwards entries pass as before."""
+    """Both are reported; afterwards entries pass as before."""
     for status in ("REDUCE_ONLY", "ACTIVE"):
         await bridge.control("markets", {ETH: {"status": status}})
         await bridge.daemon.exchange.refresh_rules()

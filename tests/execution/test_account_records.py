@@ -193,7 +193,7 @@ async def test_a_loss_and_a_deposit_in_one_minute(tmp_path: Path) -> None:
 
 
 async def test_a_transfer_is_told_at_once(bridge: Bridge) -> None:
-    """The stream's hint starts the read; each transfer is told and stored once."""
+    """The stream's hint starts the read; each transfer is reported and stored once."""
     await read(bridge)
     await bridge.control("transfer", {"amount": "250"})
     told = await bridge.heard("transfer")

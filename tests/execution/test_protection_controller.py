@@ -318,7 +318,7 @@ async def test_trades_that_cannot_be_read_do_not_hold_back_a_stop(tmp_path: Path
 
 
 async def test_maintenance_does_not_close_a_position_and_makes_one_message(tmp_path: Path) -> None:
-    """Maintenance of several times protect_within_s with a naked position: the clock stands, then the stop is placed; one message."""
+    """Maintenance of several times protect_within_s with a naked position: the time does not count, then the stop comes; one message."""
     async with _bridge(tmp_path, protect_within_s=0.5) as bridge:
         await bridge.fault("lose_stop", count=1)
         _, answer = await bridge.send(orderType="limit", price="64000", stopLoss="50000", quantity="0.02")

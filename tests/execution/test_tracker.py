@@ -352,7 +352,7 @@ async def test_a_take_profit_that_fires_is_told(bridge: Bridge) -> None:
 
 
 async def test_a_trailing_stop_that_fires_is_told(bridge: Bridge) -> None:
-    """It is an order of its own, told as what it is."""
+    """It is an order of its own, reported as what it is."""
     await bridge.send(symbol="ETHUSDT.P", quantity="0.1", trailingStop="2%")
     await until(
         lambda: any(order.intent.fired_event and order.order_id for order in bridge.daemon.book.orders.values())

@@ -211,7 +211,7 @@ def close_all(held: dict[str, str], limits: Limits | None = None, **fields: Any)
 
 
 def test_close_all_closes_every_market() -> None:
-    """Whoever opened the positions; no close waits for another."""
+    """No matter who opened the positions; no close waits for another."""
     decided = close_all({BTC: "0.01", ETH: "-0.2"})
     assert [(i.symbol, i.signed_quantity, i.reduce_only, i.after_leg) for i in decided.intents] == [
         (BTC, D("-0.01"), True, None),
