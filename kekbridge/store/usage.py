@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from datetime import datetime
 
-from kekbridge.model import Commitment, Order, OrderStatus, Usage
+from kekbridge.model import Commitment, Order, OrderStatus, Purpose, Usage
 from kekbridge.store import codec, orders, settings
 from kekbridge.store.reservations import commitment_of, read_day
 from kekbridge.store.settings import ACCOUNT
@@ -21,7 +21,10 @@ def read_usage(connection: sqlite3.Connection, webhook_id: str, *, now: datetime
         now=now,
         trading_state=control.state,
         trading_reason=control.reason,
-        waiting_orders=sum(order.status is OrderStatus.QUEUED for order in unfinished),
+        # Protective orders do not wait in the queue.
+        waiting_orders=sum(
+            order.status is OrderStatus.QUEUED and order.intent.purpose is not Purpose.PROTECT for order in unfinished
+        ),
         traded_today=own.notional,
         orders_today=own.orders,
         account_traded_today=account.notional,

@@ -76,7 +76,8 @@ def at_terminal(*arguments: str, environment: Mapping[str, str], columns: int = 
     try:
         process = subprocess.Popen(
             [*KEKBRIDGE, *arguments],
-            env=dict(environment),
+            # A width in the environment, as test workers have one, would take precedence over the terminal's own.
+            env={name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
