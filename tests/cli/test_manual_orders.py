@@ -61,7 +61,7 @@ def check_beside(bridge: BridgeProcess) -> None:
 
 def check_without(bridge: BridgeProcess) -> None:
     """An order of the killed bridge, and all that is open in the market."""
-    resting = bridge.send(orderType="limit", limitPrice="60000")[1]
+    resting = bridge.send(alertId="resting", orderType="limit", limitPrice="60000")[1]
     bridge.daemon.kill()
     assert data(bridge, "cancel", resting["clientOrderId"])["canceled"]
     closed = data(bridge, "close", "BTC", "--yes")
