@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -134,6 +134,15 @@ Completer = Callable[..., list[str]]
 def complete_webhooks(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of webhooks."""
     return _starting(incomplete, _read(ctx, "SELECT name FROM webhooks ORDER BY name"))
+
+
+#: Argument of a command that is about one webhook.
+WebhookName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="The webhook's name or id.", show_default=False, autocompletion=complete_webhooks
+    ),
+]
 
 
 def complete_alerts(ctx: typer.Context, incomplete: str) -> list[str]:

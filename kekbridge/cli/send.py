@@ -121,15 +121,7 @@ def _option(metavar: str, help_text: str, *names: str) -> Any:
 
 def send_test(
     ctx: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            help="The webhook's name or id.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
-    ],
+    name: filters.WebhookName,
     body: Annotated[
         Path | None, _option("FILE", "File with the message to send (- for stdin). Default: a ping.", "--body")
     ] = None,

@@ -46,15 +46,7 @@ def _option(metavar: str, help_text: str) -> Any:
 )
 def template(
     ctx: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            help="The webhook's name or id.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
-    ],
+    name: filters.WebhookName,
     kind: Annotated[Kind, typer.Option(help="Kind of alert.")] = "strategy",
     action: Annotated[Literal["buy", "sell"], typer.Option(help="Action of an indicator alert.")] = "buy",
     symbol: Annotated[str | None, _option("TICKER", "Trade this market instead of the chart's.")] = None,

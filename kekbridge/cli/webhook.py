@@ -55,16 +55,6 @@ app = typer.Typer(
 
 app.command("test", epilog=send.TEST_EXAMPLES)(send.send_test)
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="The webhook's name or id.",
-        show_default=False,
-        autocompletion=filters.complete_webhooks,
-    ),
-]
-
 
 def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for every webhook setting to a command with `**options`; Typer reads the new signature."""
@@ -211,7 +201,7 @@ def list_webhooks(
 )
 def rotate(
     ctx: typer.Context,
-    name: Name,
+    name: filters.WebhookName,
     grace: Annotated[
         str, typer.Option(metavar="DURATION", help="How long the old pair stays valid; 0 revokes it at once.")
     ] = "7d",
@@ -293,7 +283,7 @@ def check(
 @app.command(epilog=examples("kekbridge webhook show default", "kekbridge webhook show default --secret --json"))
 def show(
     ctx: typer.Context,
-    name: Name,
+    name: filters.WebhookName,
     secret: Annotated[bool, typer.Option("--secret", help="Also print apiKey and apiSecret.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -319,7 +309,7 @@ def show(
 @_with_setting_options
 def edit(
     ctx: typer.Context,
-    name: Name,
+    name: filters.WebhookName,
     new_name: Annotated[str | None, typer.Option("--name", metavar="NEW", help="New name.", show_default=False)] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -350,7 +340,11 @@ def edit(
 
 @app.command(epilog=examples("kekbridge webhook enable default"))
 def enable(
-    ctx: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context,
+    name: filters.WebhookName,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
 ) -> None:
     """Accept alerts for a webhook again."""
     _switch(resolve_context(ctx, data_dir, config), EnableWebhook(webhook=name), as_json=as_json)
@@ -358,7 +352,11 @@ def enable(
 
 @app.command(epilog=examples("kekbridge webhook disable default"))
 def disable(
-    ctx: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context,
+    name: filters.WebhookName,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
 ) -> None:
     """Refuse every alert for a webhook, including exits (403)."""
     _switch(resolve_context(ctx, data_dir, config), DisableWebhook(webhook=name), as_json=as_json)
@@ -367,7 +365,7 @@ def disable(
 @app.command(epilog=examples("kekbridge webhook delete old", "kekbridge webhook delete old --yes"))
 def delete(
     ctx: typer.Context,
-    name: Name,
+    name: filters.WebhookName,
     yes: Yes = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
