@@ -138,14 +138,22 @@ def _stored(books: Books) -> Counter[str]:
 
 
 def every_alert_once(books: Books) -> list[str]:
-    """An acknowledged alert is stored once, any other at most once, and nothing that was not sent."""
+    """An acknowledged alert is stored, none that was taken is stored twice, and nothing that was not sent.
+
+    A denied alert claims no identity but its own: if its answer is lost, the resend is judged and stored again.
+    """
     stored, names = _stored(books), {one.alert_id for one in books.sent}
+    taken = Counter(
+        alert["alertId"]
+        for alert in books.alerts
+        if alert["alertId"] and alert["identity"] and not alert["identity"].startswith("alert:")
+    )
     found = [
         f"lost: {one.alert_id} was acknowledged ({one.answers}) and is not stored"
         for one in books.sent
         if one.is_acknowledged and not stored[one.alert_id]
     ]
-    found += [f"doubled: {name} is stored {count} times" for name, count in stored.items() if count > 1]
+    found += [f"doubled: {name} is stored {count} times" for name, count in taken.items() if count > 1]
     return found + [f"invented: {name} is stored and was never sent" for name in stored if name not in names]
 
 

@@ -164,6 +164,13 @@ def test_lost_doubled_and_breaches_are_counted() -> None:
     assert (found.lost, found.doubled) == (1, 1)
 
 
+def test_a_denied_alert_may_be_stored_again() -> None:
+    """It claims no identity but its own, so a resend whose first answer was lost is a row of its own; an alert that was taken is not."""
+    again = {"id": "03", "alertId": "a2", "identity": "alert:03", "status": "denied", **WEBHOOK}
+    found = judge(books(alerts=plus(again, again)))
+    assert not found.doubled
+
+
 def test_a_position_over_its_limit_is_a_breach() -> None:
     """A second coin while the first is still held is one too many."""
     late = fill(None, 9, 500, "BUY", "100")
