@@ -74,8 +74,8 @@ class Bridge:
 def find_bridge(ctx: typer.Context, data_dir: Path | None, config: Path | None, *, may_ask: bool) -> Bridge:
     """The bridge that a state command acts on; with `may_ask` a person at a terminal chooses between several.
 
-    Raises NotFound (exit code 3) if there is neither a bridge nor data, with where was looked; NoAccess (3) if it belongs to somebody
-    else; ConfigError (2) if there are several.
+    Raises NotFound (exit code 3) if there is neither a bridge nor data, with where was looked; NoAccess (3) if it belongs to another user;
+    ConfigError (2) if there are several.
     """
     lookup, named = _Lookup(ctx, config), _named_directory(ctx, data_dir)
     candidates = _candidates(lookup, named)

@@ -50,7 +50,7 @@ def resolve_context(
 
     A bridge that runs comes first, wherever it is (cli/bridges.py); its vault and its settings are used over its control socket.
     `overrides` are settings given as options (dotted names, None: not given). Raises ConfigError when a file or setting is wrong, or if
-    several bridges run; NoAccess if the bridge belongs to somebody else.
+    several bridges run; NoAccess if the bridge belongs to another user.
     """
     from dataclasses import replace
 

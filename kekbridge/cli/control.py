@@ -219,7 +219,7 @@ def _connect(context: CliContext) -> _DaemonConnection | None:
 
 
 def _open(path: Path) -> socket.socket | None:
-    """Connect to a control socket; None if nobody listens there. Raises NoAccess."""
+    """Connect to a control socket; None if no bridge listens there. Raises NoAccess."""
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connected.settimeout(_CONNECT_WITHIN_S)
     try:

@@ -136,6 +136,11 @@ def complete_webhooks(ctx: typer.Context, incomplete: str) -> list[str]:
     return _starting(incomplete, _read(ctx, "SELECT name FROM webhooks ORDER BY name"))
 
 
+def webhook_option(text: str) -> Any:
+    """The option --webhook; `text` is its help."""
+    return typer.Option("--webhook", metavar="NAME", help=text, show_default=False, autocompletion=complete_webhooks)
+
+
 #: Argument of a command that is about one webhook.
 WebhookName = Annotated[
     str,

@@ -46,16 +46,7 @@ def replay(
             autocompletion=filters.complete_alerts,
         ),
     ],
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            "--webhook",
-            metavar="NAME",
-            help="Replay it on this webhook. Default: its own.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
-    ] = None,
+    webhook: Annotated[str | None, filters.webhook_option("Replay it on this webhook. Default: its own.")] = None,
     against_limits: Annotated[
         list[str] | None,
         typer.Option(

@@ -33,16 +33,7 @@ def group() -> None:
 @app.command(epilog=examples("kekbridge risk show", "kekbridge risk show --webhook btc-trend --json"))
 def show(
     ctx: typer.Context,
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            "--webhook",
-            metavar="NAME",
-            help="Only the account and this webhook.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
-    ] = None,
+    webhook: Annotated[str | None, filters.webhook_option("Only the account and this webhook.")] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,

@@ -34,16 +34,7 @@ def stats(
     since: Annotated[
         str, typer.Option(metavar="TIME", help="Start: 24h or 7d (ago), 2026-11-22 (UTC), or all.")
     ] = "7d",
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            "--webhook",
-            metavar="NAME",
-            help="Only this webhook.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
-    ] = None,
+    webhook: Annotated[str | None, filters.webhook_option("Only this webhook.")] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,

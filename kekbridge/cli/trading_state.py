@@ -76,16 +76,7 @@ def set_exits_only(
 def set_running(
     ctx: typer.Context,
     reason: Reason = "",
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            "--webhook",
-            metavar="NAME",
-            help="Only this webhook, closed by one of its limits.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
-    ] = None,
+    webhook: Annotated[str | None, filters.webhook_option("Only this webhook, closed by one of its limits.")] = None,
     reset_peak: Annotated[
         bool, typer.Option("--reset-peak", help="Set the equity peak to the current equity: drawdown 0.")
     ] = False,

@@ -20,14 +20,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def try_order(
     ctx: typer.Context,
     webhook: Annotated[
-        str | None,
-        typer.Option(
-            "--webhook",
-            metavar="NAME",
-            help="Send it to this webhook. Default: the first that is enabled.",
-            show_default=False,
-            autocompletion=filters.complete_webhooks,
-        ),
+        str | None, filters.webhook_option("Send it to this webhook. Default: the first that is enabled.")
     ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,

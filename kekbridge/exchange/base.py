@@ -190,7 +190,7 @@ class ClosedPosition(Struct, frozen=True, kw_only=True):
 
 
 class LeverageChanged(Struct, frozen=True):
-    """The leverage of a market was changed by somebody else, such as the trader in the front end."""
+    """The leverage of a market was changed elsewhere, such as in the front end."""
 
     symbol: str
     margin_mode: MarginMode
@@ -200,7 +200,7 @@ class LeverageChanged(Struct, frozen=True):
 
 
 class MarginModeChanged(Struct, frozen=True):
-    """The default margin mode of a market was changed by somebody else."""
+    """The default margin mode of a market was changed elsewhere."""
 
     symbol: str
     #: The mode that new orders without one use.

@@ -1,5 +1,5 @@
-"""Changes of the account and its markets that nobody asked kekbridge for, written into the history, from which
-the notifier sends its messages.
+"""Changes of the account and its markets that kekbridge did not make, written into the history, from which the
+notifier sends its messages.
 
 What follows from them (the leverage before an order, the rules of a market) is in the exchange's snapshot already.
 """

@@ -32,11 +32,11 @@ from kekbridge.store.database import Database
 log = get_logger("kekbridge.execution.missing_orders")
 
 _LOOK_EVERY_S: Final = 1.0
-# A report or a query may show an order so much later than its acceptance.
+# How long after its acceptance a report or a query may first show an order.
 _SHOWN_WITHIN_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 8.0
-# Nothing is proven before an order has been asked for so often over so long.
+# Nothing is proven by fewer queries, or in less time, than this.
 _PROOF_AFTER_S: Final = 30.0
 _PROOF_QUERIES: Final = 5
 _REPORTED_AFTER_S: Final = 60.0
@@ -45,7 +45,7 @@ _LATE_PAUSE_S: Final = 5.0
 _LONGEST_LATE_PAUSE_S: Final = 300.0
 _LATE_FOR: Final = timedelta(days=1)
 _CONDITION: Final = "ghost:"
-# Trades so long before an order was sent may be its own by the exchange's clock.
+# How far the exchange's clock may be behind ours: its trades may look earlier than the order.
 _CLOCK_MARGIN: Final = timedelta(seconds=10)
 
 
