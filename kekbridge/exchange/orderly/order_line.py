@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from datetime import datetime
 from typing import Final, cast
 
 import httptools
+from aiohappyeyeballs import start_connection
 from yarl import URL
 
 from kekbridge.exchange.orderly.parsing import milliseconds
@@ -46,8 +48,6 @@ _FIRST_DELAY_S: Final = 1.0
 _MAX_DELAY_S: Final = 30.0
 # When to try the next address of the host as well (RFC 8305); aiohttp has the same.
 _HAPPY_EYEBALLS_S: Final = 0.25
-# How long `close` waits for connections that are being opened.
-_LAST_CONNECTS_S: Final = 0.5
 _MAX_HEAD_BYTES: Final = 64 * 1024
 _FINAL_STATUS: Final = 200  # below: interim replies, which another one follows
 
@@ -154,9 +154,6 @@ class OrderLine:
             self._timer = None
         while self._waiting:
             self._finish(self._waiting.popleft(), NotSent("the connection to the exchange was closed"))
-        if self._connecting:
-            # Cancelled in the wrong moment, asyncio's race of addresses loses a socket: let those end that are about to.
-            await asyncio.wait(self._connecting, timeout=_LAST_CONNECTS_S)
         for task in self._connecting:
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
@@ -312,13 +309,14 @@ class OrderLine:
         failure = "the exchange closed the connection before a request was sent"
         try:
             async with asyncio.timeout(self._timeout_s):
+                addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                # Not asyncio's own race of addresses, which leaves a socket open if it is cancelled as one connects.
+                connected = await start_connection(addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_S)
                 _, connection = await loop.create_connection(
                     lambda: _LineConnection(self),
-                    self._host,
-                    self._port,
+                    sock=connected,
                     ssl=self._ssl_context,
                     server_hostname=self._host.rstrip(".") if self._ssl_context is not None else None,
-                    happy_eyeballs_delay=_HAPPY_EYEBALLS_S,
                 )
             is_connected = connection.is_usable
         except TimeoutError:

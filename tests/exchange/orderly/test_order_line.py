@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import gzip
 import os
 import queue
@@ -548,6 +549,18 @@ async def test_one_request_at_a_time_on_a_connection() -> None:
         assert {type(result) for result in results} == {HttpReply}
         assert sorted(int(request.rpartition(b"\r\n")[2]) for request in server.requests) == list(range(12))
         assert not is_pipelined
+
+
+async def test_a_connection_that_is_given_up_while_it_is_opened_leaves_no_socket() -> None:
+    """In whichever turn of the event loop that happens: a socket that is lost stays open at both ends."""
+    async with serving() as server:
+        for turns in range(60):
+            async with opened(server.url) as line:
+                line.keep_warm()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+        gc.collect()  # warns of each socket that was lost
+        await until(lambda: not server.open)
 
 
 async def test_a_hanging_exchange_leaves_room_for_exits(monkeypatch: pytest.MonkeyPatch) -> None:
