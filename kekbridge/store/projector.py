@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kekbridge.model import Order
+from kekbridge.model import Order, OrderStatus
 from kekbridge.store import (
     alerts,
     cancels,
@@ -43,6 +43,9 @@ _ALERT_KINDS: Final = (
     "alert_ignored",
     "alert_rate_limited",
 )
+# Kinds of rows that other tables follow from, by what they begin with: the journal has further kinds that begin like them.
+_ORDER_KINDS: Final = frozenset(f"order_{status}" for status in OrderStatus)
+_PROTECTION_KINDS: Final = frozenset(f"protection_{state}" for state in protection.ProtectionState)
 # Tables that hold nothing but what the journal says, children first.
 TABLES: Final = (
     *("protections", "ladders", "exits", "cancels", "incomplete_orders", "fills", "results", "orders", "alerts"),
@@ -277,7 +280,7 @@ def _apply(connection: sqlite3.Connection, fact: Fact) -> None:
 def _apply_plain(connection: sqlite3.Connection, fact: PlainFact) -> None:
     if fact.kind == "trading_state":
         settings.store_state(connection, fact.data, now=fact.at)
-    elif fact.kind.startswith("protection_"):
+    elif fact.kind in _PROTECTION_KINDS:
         protection.store_state(connection, fact.client_order_id or "", fact.kind, fact.data["detail"], now=fact.at)
     elif fact.kind == "take_profits_placed":
         protection.store_take_profits_over(connection, fact.client_order_id or "", fact.data["detail"], now=fact.at)
@@ -394,7 +397,7 @@ def _fact_of(
         alert = facts.read_alert(at, alert_id, row["identity"], data, row["message"], row["request"])
         changed_orders |= {order.client_order_id: order for order in alert.orders}
         return alert
-    if kind.startswith("order_"):
+    if kind in _ORDER_KINDS:
         before = changed_orders.get(name) or orders.find(connection, name)
         order = facts.read_order(kind, at, before, alert_id, data, row["request"])
         changed_orders[name] = order.after

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kekbridge.model.notifications import MESSAGES
 from kekbridge.store import journal, projector
+from kekbridge.store.journal import Entry
 from kekbridge.store.transaction import Connection
 from tests.equality import assert_same, table_rows
 from tests.examples import examples
-from tests.histories import HISTORY, Account, Step, memory_store
+from tests.histories import HISTORY, NOW, Account, Step, memory_store
 
+# Events that tables follow from.
+PROJECTED = {
+    *("alert_denied", "cancel_failed", "trading_state", "transfer"),
+    *("order_filled", "order_rejected", "order_denied", "order_expired", "order_unknown"),
+    *("protection_live", "protection_wanted", "protection_replaced", "protection_flattened"),
+}
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
 
@@ -85,3 +94,14 @@ def test_a_rebuild_gives_the_same_tables(steps: list[Step]) -> None:
     account.connection.execute("DELETE FROM fills")
     projector.rebuild(account.connection)
     assert_same(table_rows(account.connection), wanted)
+
+
+@pytest.mark.parametrize("kind", sorted(MESSAGES.keys() - PROJECTED))
+def test_a_row_that_no_table_follows_from_is_read_back(kind: str) -> None:
+    """Whatever its kind begins with: a bridge that was killed right after a close had failed must start again."""
+    store = memory_store()
+    assert journal.insert(store, Entry(kind=kind, at=NOW, client_order_id="kb-1", data="{}")) is not None
+    before = table_rows(store)
+    projector.catch_up(store)
+    assert not projector.is_behind(store)
+    assert table_rows(store) == before
