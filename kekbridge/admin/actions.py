@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import htpy as h
 from aiohttp import web
+from htpy import Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.auth import SESSION
-from kekbridge.admin.html import Markup, h
+from kekbridge.admin.elements import button
 from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import market
@@ -43,38 +44,36 @@ class TradingForms:
         router.add_post("/positions/close", self._close)
         router.add_post("/orders/cancel", self._cancel)
 
-    def controls(self, request: web.Request, state: Mapping[str, Any]) -> Markup:
+    def controls(self, request: web.Request, state: Mapping[str, Any]) -> Renderable:
         """The controls that would change the current state."""
         now = state["trading"]["state"]
-        shown: list[Markup] = []
+        shown: list[Renderable] = []
         if now != "halted":
-            shown.append(h("a", "Halt…", href="/confirm/halt", class_="button bad"))
+            shown.append(h.a(href="/confirm/halt", class_="button bad")["Halt…"])
         if now != "exits_only":
             shown.append(button(request, "/trading/exits-only", "Exits only"))
         if now != "running":
             shown.append(button(request, "/trading/resume", "Resume"))
-        shown.append(h("a", "Flatten…", href="/confirm/flatten", class_="button bad"))
-        return h("div", *shown, class_="row")
+        shown.append(h.a(href="/confirm/flatten", class_="button bad")["Flatten…"])
+        return h.div(class_="row")[shown]
 
     async def _confirm(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]
         if what not in _CONFIRMATIONS:
             raise web.HTTPNotFound(text="page not found")
         reason = (
-            [h("input", name="reason", placeholder="Reason, kept in the history", maxlength="200")]
+            [h.input(name="reason", placeholder="Reason, kept in the history", maxlength="200")]
             if what == "halt"
             else []
         )
         return self._page(
             request,
             "Are you sure?",
-            h("p", _CONFIRMATIONS[what]),
-            h(
-                "div",
+            h.p[_CONFIRMATIONS[what]],
+            h.div(class_="row")[
                 button(request, f"/trading/{what}", f"Yes, {what.replace('-', ' ')}", *reason, kind="bad"),
-                h("a", "No", href="/", class_="button"),
-                class_="row",
-            ),
+                h.a(href="/", class_="button")["No"],
+            ],
         )
 
     async def _change_trading(self, request: web.Request) -> web.Response:
@@ -87,8 +86,8 @@ class TradingForms:
             return self._page(
                 request,
                 "Flat" if result["flat"] else "NOT flat",
-                h("p", f"{result['positionsClosed']} positions closed, {left} {halted}"),
-                h("p", result["trouble"]) if result["trouble"] else None,
+                h.p[f"{result['positionsClosed']} positions closed, {left} {halted}"],
+                h.p[result["trouble"]] if result["trouble"] else None,
             )
         form = await request.post()
         webhook = str(form.get("webhook", ""))
@@ -120,21 +119,19 @@ class TradingForms:
         return self._page(
             request,
             "Are you sure?",
-            h("p", f"Close the {named} position with market orders? Leave the quantity empty to close all of it."),
-            h(
-                "div",
+            h.p[f"Close the {named} position with market orders? Leave the quantity empty to close all of it."],
+            h.div(class_="row")[
                 button(
                     request,
                     "/positions/close",
                     f"Yes, close {market(symbol)}",
-                    h("input", type="hidden", name="symbol", value=symbol),
-                    h("input", type="hidden", name="mode", value=mode),
-                    h("input", name="quantity", placeholder="Quantity in coins", maxlength="40", inputmode="decimal"),
+                    h.input(type="hidden", name="symbol", value=symbol),
+                    h.input(type="hidden", name="mode", value=mode),
+                    h.input(name="quantity", placeholder="Quantity in coins", maxlength="40", inputmode="decimal"),
                     kind="bad",
                 ),
-                h("a", "No", href="/positions", class_="button"),
-                class_="row",
-            ),
+                h.a(href="/positions", class_="button")["No"],
+            ],
         )
 
     async def _close(self, request: web.Request) -> web.Response:
@@ -154,9 +151,9 @@ class TradingForms:
         return self._page(
             request,
             "Closed" if result["closed"] else "NOT closed",
-            h("p", f"Open in {market(result['symbol'])} now: {', '.join(left) or 'nothing'}."),
-            h("ul", *(h("li", _order_line(each)) for each in result["orders"])),
-            h("p", result["trouble"]) if result["trouble"] else None,
+            h.p[f"Open in {market(result['symbol'])} now: {', '.join(left) or 'nothing'}."],
+            h.ul[[h.li[_order_line(each)] for each in result["orders"]]],
+            h.p[result["trouble"]] if result["trouble"] else None,
         )
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -165,44 +162,29 @@ class TradingForms:
         return self._page(
             request,
             "Canceled" if result["canceled"] else "NOT canceled",
-            h("p", f"{_order_line(result)}."),
-            h("p", result["error"]) if result["error"] else None,
+            h.p[f"{_order_line(result)}."],
+            h.p[result["error"]] if result["error"] else None,
         )
 
     def _ask_about_exits(self, request: web.Request, waiting: list[dict[str, Any]], webhook: str) -> web.Response:
         """What becomes of the exits that the halt has held."""
 
-        def choice(held: str, label: str) -> Markup:
-            named = h("input", type="hidden", name="webhook", value=webhook)
-            return button(request, "/trading/resume", label, named, h("input", type="hidden", name="held", value=held))
+        def choice(held: str, label: str) -> Renderable:
+            named = h.input(type="hidden", name="webhook", value=webhook)
+            return button(request, "/trading/resume", label, named, h.input(type="hidden", name="held", value=held))
 
         return self._page(
             request,
             "Held exits",
-            h("p", "These exits came before the halt and were not sent:"),
-            h("ul", *(h("li", f"{each['side'].lower()} {each['quantity']} {each['symbol']}") for each in waiting)),
-            h(
-                "div",
+            h.p["These exits came before the halt and were not sent:"],
+            h.ul[[h.li[f"{each['side'].lower()} {each['quantity']} {each['symbol']}"] for each in waiting]],
+            h.div(class_="row")[
                 choice("send", "Resume and send them"),
                 choice("drop", "Resume and drop them"),
-                h("a", "Stay halted", href="/", class_="button"),
-                class_="row",
-            ),
+                h.a(href="/", class_="button")["Stay halted"],
+            ],
         )
 
 
 def _order_line(order: Mapping[str, Any]) -> str:
     return f"{order['side'].lower()} {order['quantity']} {market(order['symbol'])}: {order['status'].replace('_', ' ')}"
-
-
-def form_key(request: web.Request) -> Markup | None:
-    """The hidden field that proves a form was served to this session; None without a session."""
-    session = request.get(SESSION)
-    return None if session is None else h("input", type="hidden", name="key", value=session.form_key)
-
-
-def button(request: web.Request, path: str, label: str, *inputs: Markup, kind: str | None = None) -> Markup:
-    """A form that posts to `path`: `inputs`, then its button."""
-    return h(
-        "form", form_key(request), *inputs, h("button", label, class_=kind), method="post", action=path, class_="row"
-    )

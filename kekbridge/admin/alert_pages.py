@@ -8,12 +8,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
+import htpy as h
 from aiohttp import web
+from htpy import Node, Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.html import Markup, gain, h, pairs, select, status, table, timeline
+from kekbridge.admin.elements import gain, moment_element, pairs, select, status, table, timeline
 from kekbridge.admin.service import AdminService, alert_data
-from kekbridge.formatting import SHORT_ID, clock, market, moment, to_jsonable
+from kekbridge.formatting import SHORT_ID, market, moment, to_jsonable
 from kekbridge.reports import alert_report
 from kekbridge.reports.alert_report import Section
 from kekbridge.store import alerts, rejected_requests, webhooks
@@ -97,21 +99,21 @@ class AlertPages:
         search_limit = None
         if found.looked_back_to is not None:
             hint = f"Searched back to {moment(found.looked_back_to)} UTC; set Until to search further back."
-            search_limit = h("p", hint, class_="dim")
+            search_limit = h.p(class_="dim")[hint]
         return self._page(
             request, "Log", _search(filters, names), search_limit, alert_table(row for _, row in rows[:_ROWS])
         )
 
     async def _alert(self, request: web.Request) -> web.Response:
         report = await self._service.database.read(alert_report.read, request.match_info["alert"])
-        parts: list[object] = []
+        parts: list[Node] = []
         sections = report.sections(self._service.clock())
         for section in sections:
             if section.kind in ("alert", "order"):  # followed by what is shown beside it: message, replies
                 beside = next(sections)
-                parts.append(h("div", _section(section), _section(beside), class_="columns"))
+                parts.append(h.div(class_="columns")[_section(section), _section(beside)])
             elif section.kind == "stages":
-                parts += [h("h2", section.title), timeline(report.stages)]
+                parts += [h.h2[section.title], timeline(report.stages)]
             else:
                 parts.append(_section(section))
         return self._page(request, f"Alert {report.alert.id[:SHORT_ID]}", *parts)
@@ -121,8 +123,8 @@ def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
     """A row of the alert table, from an alert's JSON."""
     requested = " ".join(part for part in (one["action"], market(one["symbol"]) if one["symbol"] else None) if part)
     return (
-        clock(datetime.fromisoformat(one["receivedAt"]), now),
-        h("a", one["id"][:13], href=f"/log/{one['id']}"),
+        moment_element(datetime.fromisoformat(one["receivedAt"]), now),
+        h.a(href=f"/log/{one['id']}")[one["id"][:13]],
         one["webhook"],
         requested,
         status(one["status"]),
@@ -130,24 +132,31 @@ def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
     )
 
 
-def alert_table(rows: Iterable[tuple[object, ...]]) -> Markup:
+def alert_table(rows: Iterable[tuple[object, ...]]) -> Renderable:
     """The table of alerts, from `alert_row`."""
-    return table(("Time (UTC)", "Alert", "Webhook", "Action", "Status", "Why"), rows, empty="No alerts.")
+    return table(("Time", "Alert", "Webhook", "Action", "Status", "Why"), rows, empty="No alerts.")
 
 
 def _repeat_row(one: alerts.Repeat, now: datetime) -> tuple[object, ...]:
-    first = h("a", one.first_id[:13], href=f"/log/{one.first_id}")
+    first = h.a(href=f"/log/{one.first_id}")[one.first_id[:13]]
     requested = " ".join(part for part in (one.action, market(one.symbol) if one.symbol else None) if part)
-    return clock(one.at, now), first, one.webhook_name, requested, status(one.status), f"{one.code}: {one.error}"
+    return (
+        moment_element(one.at, now),
+        first,
+        one.webhook_name,
+        requested,
+        status(one.status),
+        f"{one.code}: {one.error}",
+    )
 
 
 def _rejected_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:
     times = f"{one.count} x " if one.count > 1 else ""
     why = f"{one.code}: {times}from {one.remote}: {one.error}"
-    return clock(one.last_at, now), None, None, None, status("refused"), why
+    return moment_element(one.last_at, now), None, None, None, status("refused"), why
 
 
-def _search(filters: Mapping[str, str], names: Iterable[str]) -> Markup:
+def _search(filters: Mapping[str, str], names: Iterable[str]) -> Renderable:
     hints = {
         "symbol": "BTC",
         "since": "24h or a UTC time",
@@ -162,27 +171,27 @@ def _search(filters: Mapping[str, str], names: Iterable[str]) -> Markup:
             options = dict.fromkeys([*choices[name], *([value] if value else [])])
             entry = select(name, value, [("", "any"), *((one, one.replace("_", " ")) for one in options)])
         else:
-            entry = h("input", name=name, value=value, placeholder=hints[name], autocomplete="off")
-        fields.append(h("label", name.capitalize(), entry))
-    clear = h("a", "Clear", href="/log", class_="button") if any(filters.values()) else None
-    return h("form", *fields, h("button", "Filter"), clear, method="get", action="/log", class_="fields search")
+            entry = h.input(name=name, value=value, placeholder=hints[name], autocomplete="off")
+        fields.append(h.label[name.capitalize(), entry])
+    clear = h.a(href="/log", class_="button")["Clear"] if any(filters.values()) else None
+    return h.form(method="get", action="/log", class_="fields search")[*fields, h.button["Filter"], clear]
 
 
-def _section(section: Section) -> Markup:
+def _section(section: Section) -> Renderable:
     """One section of an alert's report; what is long and rarely read is folded away."""
-    heading = h("h2", section.title)
+    heading = h.h2[section.title]
     if section.kind == "rules":
-        return h("section", heading, *_rules(section))
+        return h.section[heading, *_rules(section)]
     if section.kind == "request":
         ((_, body),) = section.rows
-        return h("details", h("summary", section.title), h("pre", body))
+        return h.details[h.summary[section.title], h.pre[str(body)]]
     if section.columns:
-        return h("section", heading, _table(section, section.rows, empty="Not sent."))
+        return h.section[heading, _table(section, section.rows, empty="Not sent.")]
     rows = ((str(name), status(value) if name == "Status" else value) for name, value in section.rows)
-    return h("section", heading, pairs(rows))
+    return h.section[heading, pairs(rows)]
 
 
-def _rules(section: Section) -> list[Markup]:
+def _rules(section: Section) -> list[Renderable]:
     """What was denied; what passed, folded away, with the rules that have a limit first."""
     denied = [row for row in section.rows if row[-1] == "denied"]
     passed = [row for row in section.rows if row[-1] != "denied"]
@@ -192,11 +201,11 @@ def _rules(section: Section) -> list[Markup]:
         passed.sort(key=lambda row: row[limit] == "no limit")
         limited = sum(1 for row in passed if row[limit] != "no limit")
         summary = f"{len(passed)} rules passed, {limited} of them with a limit"
-        parts.append(h("details", h("summary", summary), _table(section, passed, empty="")))
+        parts.append(h.details[h.summary[summary], _table(section, passed, empty="")])
     return parts
 
 
-def _table(section: Section, rows: Iterable[Sequence[object]], *, empty: str) -> Markup:
+def _table(section: Section, rows: Iterable[Sequence[object]], *, empty: str) -> Renderable:
     def cell(title: str, value: object) -> object:
         if title in ("Status", "Verdict"):
             return status(value)

@@ -1,6 +1,6 @@
 """Web pages of the admin listener: overview, orders, positions, statistics and risk, rendered on the server.
 
-Read-only; changes go through actions.py and webhook_pages.py. No scripts: charts are inline SVG, every button is a form.
+Read-only; changes go through actions.py and webhook_pages.py. Charts are inline SVG, every button is a form.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import htpy as h
 from aiohttp import web
+from htpy import Node, Renderable
 
-from kekbridge.admin.actions import TradingForms, button, form_key
+from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import AlertPages, alert_row, alert_table
 from kekbridge.admin.auth import SESSION
-from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pairs, status, table
+from kekbridge.admin.elements import bars, button, curve, form_key, gain, gauge, moment_element, pairs, status, table
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.webhook_pages import WebhookPages
-from kekbridge.formatting import clock, market, moment, money, position_side, used_share
+from kekbridge.formatting import market, money, position_side, used_share
 from kekbridge.model.statistics import Report
 from kekbridge.reports import limits
 from kekbridge.store import orders as order_rows
@@ -61,32 +63,29 @@ class Pages:
 
     # ------------------------------------------------------------------------------------------------------- frame
 
-    def page(self, request: web.Request | None, title: str, *content: object, is_live: bool = False) -> web.Response:
+    def page(self, request: web.Request | None, title: str, *content: Node, is_live: bool = False) -> web.Response:
         """Render a page, with the menu if there is a request of a session. A live page reloads itself every 15 s."""
         session = None if request is None else request.get(SESSION)
         menu = None
         if request is not None:
             links = [
-                h("a", name, href=path, class_="here" if _is_in(request.path, path) else None) for path, name in _MENU
+                h.a(href=path, class_="here" if _is_in(request.path, path) else None)[name] for path, name in _MENU
             ]
             log_out = None
             if session is not None:
-                log_out = h("form", form_key(request), h("button", "Log out"), method="post", action="/logout")
-            menu = h("nav", h("b", "kekbridge"), *links, log_out)
-        document = h(
-            "html",
-            h(
-                "head",
-                h("meta", charset="utf-8"),
-                h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-                h("title", f"{title} - kekbridge"),
-                h("link", rel="stylesheet", href="/style.css"),
-                h("link", rel="icon", href="/icon.svg", type="image/svg+xml"),
-                h("meta", http_equiv="refresh", content=_REFRESH_S) if is_live else None,
-            ),
-            h("body", menu, h("main", h("h1", title), *content)),
-            lang="en",
-        )
+                log_out = h.form(method="post", action="/logout")[form_key(request), h.button["Log out"]]
+            menu = h.nav[h.b["kekbridge"], *links, log_out]
+        document = h.html(lang="en")[
+            h.head[
+                h.meta(charset="utf-8"),
+                h.meta(name="viewport", content="width=device-width, initial-scale=1"),
+                h.title[f"{title} - kekbridge"],
+                h.link(rel="stylesheet", href="/style.css"),
+                h.link(rel="icon", href="/icon.svg", type="image/svg+xml"),
+                h.meta(http_equiv="refresh", content=_REFRESH_S) if is_live else None,
+            ],
+            h.body[menu, h.main[h.h1[title], *content]],
+        ]
         return web.Response(text=f"<!doctype html>{document}", content_type="text/html")
 
     def error(self, status_code: int, message: str, *, is_form: bool) -> web.Response:
@@ -94,24 +93,20 @@ class Pages:
         response = self.page(
             None,
             "Could not save" if is_form else "Error",
-            h("p", message),
-            h("p", h("a", "Back to the overview", href="/")),
+            h.p[message],
+            h.p[h.a(href="/")["Back to the overview"]],
         )
         response.set_status(status_code)
         return response
 
     def login(self, error: str = "", *, status: int = 200) -> web.Response:
         """Render the login form, with what was wrong with the last attempt."""
-        form = h(
-            "form",
-            h("label", "Token", h("input", type="password", name="token", autofocus=True, autocomplete="off")),
-            h("button", "Log in"),
-            method="post",
-            action="/login",
-            class_="card",
-        )
-        hint = h("p", "Print it with: ", h("code", "kekbridge web token"), class_="dim")
-        response = self.page(None, "kekbridge", h("p", error, class_="bad") if error else None, form, hint)
+        form = h.form(method="post", action="/login", class_="card")[
+            h.label["Token", h.input(type="password", name="token", autofocus=True, autocomplete="off")],
+            h.button["Log in"],
+        ]
+        hint = h.p(class_="dim")["Print it with: ", h.code["kekbridge web token"]]
+        response = self.page(None, "kekbridge", h.p(class_="bad")[error] if error else None, form, hint)
         response.set_status(status)
         return response
 
@@ -131,16 +126,14 @@ class Pages:
             "Overview",
             _banner(state),
             self._forms.controls(request, state),
-            h("div", _tiles(state, found), class_="tiles"),
-            h(
-                "div",
+            h.div(class_="tiles")[_tiles(state, found)],
+            h.div(class_="columns")[
                 curve(found.equity, label="Equity, 7 days"),
                 bars(list(found.alerts_per_day.items()), label="Alerts per day"),
-                class_="columns",
-            ),
-            h("h2", "Positions"),
+            ],
+            h.h2["Positions"],
             _positions_table(state),
-            h("h2", "Latest alerts"),
+            h.h2["Latest alerts"],
             alert_table(alert_row(one, self._service.clock()) for one in state["lastAlerts"][::-1][:10]),
             is_live=True,
         )
@@ -149,8 +142,8 @@ class Pages:
         found = await self._service.database.read(order_rows.list_orders, limit=_ROWS)
         rows = [
             (
-                clock(one.created_at, self._service.clock()),
-                h("a", one.alert_id[:13], href=f"/log/{one.alert_id}"),
+                moment_element(one.created_at, self._service.clock()),
+                h.a(href=f"/log/{one.alert_id}")[one.alert_id[:13]],
                 market(one.intent.symbol),
                 one.intent.side.value.lower(),
                 one.intent.order_type.value.replace("_", " "),
@@ -163,7 +156,7 @@ class Pages:
             )
             for one in reversed(found)
         ]
-        titles = ("Time (UTC)", "Alert", "Market", "Side", "Type", "Quantity", "Filled", "At", "Status", "Why", "")
+        titles = ("Time", "Alert", "Market", "Side", "Type", "Quantity", "Filled", "At", "Status", "Why", "")
         return self.page(request, "Orders", table(titles, rows, empty="No orders yet."))
 
     async def _positions(self, request: web.Request) -> web.Response:
@@ -176,7 +169,7 @@ class Pages:
         since = None if chosen == "all" else self._service.clock() - timedelta(days=int(chosen))
         found = await self._service.report(since=since)
         links = [
-            h("a", name, href=f"/stats?days={key}", class_="here" if key == chosen else None)
+            h.a(href=f"/stats?days={key}", class_="here" if key == chosen else None)[name]
             for key, name in periods.items()
         ]
         times = [
@@ -186,21 +179,16 @@ class Pages:
         return self.page(
             request,
             "Statistics",
-            h("p", *links, class_="row"),
-            h(
-                "div",
-                h("section", h("h2", "Alerts and orders"), pairs(_count_pairs(found))),
-                h("section", h("h2", "Money (USDC)"), pairs(_money_pairs(found))),
-                class_="columns",
-            ),
-            h(
-                "div",
-                curve(found.equity, label="Equity"),
-                bars(list(found.alerts_per_day.items()), label="Alerts per day"),
-                class_="columns",
-            ),
-            h("h2", "Latency in milliseconds"),
-            h("p", "received: since the alert fired; others: since it was received.", class_="dim"),
+            h.p(class_="row")[links],
+            h.div(class_="columns")[
+                h.section[h.h2["Alerts and orders"], pairs(_count_pairs(found))],
+                h.section[h.h2["Money (USDC)"], pairs(_money_pairs(found))],
+            ],
+            h.div(class_="columns")[
+                curve(found.equity, label="Equity"), bars(list(found.alerts_per_day.items()), label="Alerts per day")
+            ],
+            h.h2["Latency in milliseconds"],
+            h.p(class_="dim")["received: since the alert fired; others: since it was received."],
             table(
                 ("Stage", "Mean", "p50", "p95", "p99", "Alerts"), times, empty="No alerts in this period.", is_slim=True
             ),
@@ -208,53 +196,51 @@ class Pages:
 
     async def _risk(self, request: web.Request) -> web.Response:
         shown = await self._service.database.read(limits.read, self._service.settings, at=self._service.clock())
-        parts: list[object] = []
+        parts: list[Node] = []
         for scope in shown["scopes"]:
             title = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
-            parts.append(h("h2", title, " ", status(scope["state"])))
+            parts.append(h.h2[title, " ", status(scope["state"])])
             if scope["reason"]:
-                parts.append(h("p", scope["reason"]))
+                parts.append(h.p[scope["reason"]])
             if scope["scope"] != "account" and scope["state"] != "running":
-                named = h("input", type="hidden", name="webhook", value=scope["name"])
+                named = h.input(type="hidden", name="webhook", value=scope["name"])
                 parts.append(button(request, "/trading/resume", "Resume entries", named))
             used = [
                 gauge(one.name, one.used, one.limit, used_share(one.used, one.limit))
                 for one in scope["limits"]
                 if one.used
             ]
-            parts.append(h("div", *used, class_="limits"))
+            parts.append(h.div(class_="limits")[used])
             parts.append(pairs([(one.name, one.limit) for one in scope["limits"] if not one.used]))
         if shown["equityPeak"] is not None:
             peak = money(Decimal(str(shown["equityPeak"])))
-            reset = h("a", "Reset…", href="/confirm/reset-peak", class_="button")
-            parts.append(h("p", f"Equity peak that drawdowns are measured from: {peak} USDC ", reset, class_="row"))
+            reset = h.a(href="/confirm/reset-peak", class_="button")["Reset…"]
+            parts.append(h.p(class_="row")[f"Equity peak that drawdowns are measured from: {peak} USDC ", reset])
         return self.page(request, "Risk", *parts)
 
 
-def _banner(state: dict[str, Any]) -> Markup:
+def _banner(state: dict[str, Any]) -> Renderable:
     trading, ready = state["trading"], state["ready"]
     parts = [status(trading["state"]), status(state["mode"])]
     if trading["reason"] and trading["state"] != "running":
-        parts.append(h("span", trading["reason"]))
+        parts.append(h.span[trading["reason"]])
     parts.append(
-        h(
-            "span",
-            "ready" if ready["ready"] else f"not ready: {ready['detail'] or 'reconciling'}",
-            class_="good" if ready["ready"] else "bad",
-        )
+        h.span(class_="good" if ready["ready"] else "bad")[
+            "ready" if ready["ready"] else f"not ready: {ready['detail'] or 'reconciling'}"
+        ]
     )
     stream = state["exchange"]["streamLive"]
-    parts.append(h("span", "stream live" if stream else "stream down", class_="good" if stream else "bad"))
-    return join((h("p", *parts, class_="banner"), *(_condition(one) for one in state["conditions"])))
+    parts.append(h.span(class_="good" if stream else "bad")["stream live" if stream else "stream down"])
+    return h.fragment[h.p(class_="banner")[parts], [_condition(one) for one in state["conditions"]]]
 
 
-def _condition(one: dict[str, Any]) -> Markup:
+def _condition(one: dict[str, Any]) -> Renderable:
     """A condition in force, in the words of its notification, and since when."""
-    since = datetime.fromisoformat(one["since"])
-    return h("p", h("span", one["words"], class_="bad"), f" since {moment(since)} UTC")
+    since = moment_element(datetime.fromisoformat(one["since"]))
+    return h.p[h.span(class_="bad")[one["words"]], " since ", since]
 
 
-def _tiles(state: dict[str, Any], found: Report) -> Markup:
+def _tiles(state: dict[str, Any], found: Report) -> Renderable:
     account = state["account"] or {"value": None, "unrealizedPnl": None}
     shown = (
         ("Account (USDC)", "-" if account["value"] is None else f"{Decimal(account['value']):,.2f}"),
@@ -264,20 +250,20 @@ def _tiles(state: dict[str, Any], found: Report) -> Markup:
         ("Success", _percent(found.success_rate)),
         ("Win rate", _percent(found.win_rate)),
     )
-    return join(h("div", h("span", name), h("b", value), class_="tile") for name, value in shown)
+    return h.fragment[[h.div(class_="tile")[h.span[name], h.b[value]] for name, value in shown]]
 
 
-def _cancel_button(request: web.Request, client_order_id: str) -> Markup:
-    order = h("input", type="hidden", name="order", value=client_order_id)
+def _cancel_button(request: web.Request, client_order_id: str) -> Renderable:
+    order = h.input(type="hidden", name="order", value=client_order_id)
     return button(request, "/orders/cancel", "Cancel", order)
 
 
-def _close_link(position: dict[str, Any]) -> Markup:
+def _close_link(position: dict[str, Any]) -> Renderable:
     symbol, mode = position["symbol"], position["marginMode"]
-    return h("a", "Close…", href=f"/positions/close?{urlencode({'symbol': symbol, 'mode': mode})}")
+    return h.a(href=f"/positions/close?{urlencode({'symbol': symbol, 'mode': mode})}")["Close…"]
 
 
-def _positions_table(state: dict[str, Any]) -> Markup:
+def _positions_table(state: dict[str, Any]) -> Renderable:
     rows = [
         (
             market(one["symbol"]),

@@ -9,15 +9,16 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import htpy as h
 from aiohttp import web
+from htpy import Node, Renderable
 
-from kekbridge.admin.actions import button, form_key
-from kekbridge.admin.html import Markup, h, pairs, select, status, table
+from kekbridge.admin.elements import button, form_key, pairs, select, status, table
 from kekbridge.admin.service import AdminService
 from kekbridge.alerts import template
 from kekbridge.alerts.message_check import check_message
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import age, moment
+from kekbridge.formatting import age
 from kekbridge.model import Webhook, WebhookSettings
 from kekbridge.ops.operation import Operation
 from kekbridge.ops.webhook_operations import (
@@ -79,23 +80,22 @@ class WebhookPages:
 
         rows = [
             (
-                h("a", one.name, href=f"/webhooks/{one.id}"),
+                h.a(href=f"/webhooks/{one.id}")[one.name],
                 status("enabled" if one.enabled else "disabled"),
                 one.settings.follow,
-                "signature" if one.settings.require_signature else h("span", "key only, no signature", class_="bad"),
+                "signature" if one.settings.require_signature else h.span(class_="bad")["key only, no signature"],
                 last,
-                moment(one.created_at),
+                one.created_at,
             )
             for one, last in await self._service.database.read(read)
         ]
-        name = h("input", name="name", required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+", id="new-name")
-        create = h(
-            "form", form_key(request), h("label", "Name", name), h("button", "Create"), method="post", action="/webhooks",
-            class_="row",
-        )  # fmt: skip
-        titles = ("Name", "State", "Follows", "Authentication", "Last alert", "Created (UTC)")
+        name = h.input(name="name", required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+", id="new-name")
+        create = h.form(method="post", action="/webhooks", class_="row")[
+            form_key(request), h.label["Name", name], h.button["Create"]
+        ]
+        titles = ("Name", "State", "Follows", "Authentication", "Last alert", "Created")
         return self._page(
-            request, "Webhooks", table(titles, rows, empty="No webhooks yet."), h("h2", "New webhook"), create
+            request, "Webhooks", table(titles, rows, empty="No webhooks yet."), h.h2["New webhook"], create
         )
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -106,40 +106,32 @@ class WebhookPages:
     async def _show(self, request: web.Request) -> web.Response:
         found = await self._service.database.read(stored.get, request.match_info["webhook"])
         base = f"/webhooks/{found.id}"
-        name = h("input", name="name", value=found.name, required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+")
+        name = h.input(name="name", value=found.name, required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+")
         switch = ("disable", "Disable") if found.enabled else ("enable", "Enable")
         state = "enabled" if found.enabled else "disabled"
         return self._page(
             request,
             f"Webhook {found.name}",
-            h(
-                "div",
+            h.div(class_="row")[
                 status(state),
                 button(request, f"{base}/{switch[0]}", switch[1]),
-                h("a", "Delete…", href=f"{base}/delete", class_="button bad"),
-                class_="row",
-            ),
+                h.a(href=f"{base}/delete", class_="button bad")["Delete…"],
+            ],
             *await self._message(request, found),
-            h("h2", "Check a message"),
-            h(
-                "p",
-                "Paste a message of any service to see what it means here. Nothing is sent or stored.",
-                class_="dim",
-            ),
+            h.h2["Check a message"],
+            h.p(class_="dim")["Paste a message of any service to see what it means here. Nothing is sent or stored."],
             _check_form(request, base, ""),
             *await self._keys(request, found),
-            h("h2", "Settings"),
-            h(
-                "p",
-                "Changes apply from the next alert on. An empty field means no limit. Exits are never limited.",
-                class_="dim",
-            ),
+            h.h2["Settings"],
+            h.p(class_="dim")[
+                "Changes apply from the next alert on. An empty field means no limit. Exits are never limited."
+            ],
             _settings_form(request, found, f"{base}/settings"),
-            h("h2", "Name"),
+            h.h2["Name"],
             button(request, f"{base}/rename", "Rename", name),
         )
 
-    async def _message(self, request: web.Request, found: Webhook) -> list[Markup]:
+    async def _message(self, request: web.Request, found: Webhook) -> list[Node]:
         """URL and message for TradingView's alert dialog; empty when no key is valid."""
         service = self._service
         keys = await service.database.read(registry.valid_keys, found, now=service.clock())
@@ -159,29 +151,27 @@ class WebhookPages:
             **template.default_bounds(limits.allowed_symbols, limits.max_order_size, symbol=None, quantity=None),
         )
         links = [
-            h("a", label, href=f"/webhooks/{found.id}?kind={key}", class_="here" if key == kind else None)
+            h.a(href=f"/webhooks/{found.id}?kind={key}", class_="here" if key == kind else None)[label]
             for key, label in _KINDS.items()
         ]
-        rows = [("Webhook URL", h("code", url)), ("Message for", h("span", *links, class_="row"))]
+        rows = [("Webhook URL", h.code[url]), ("Message for", h.span(class_="row")[links])]
         if found.settings.key_in_path:
-            secret_url = h("details", h("summary", "contains the key"), h("code", f"{url}/{secret.api_key}"))
+            secret_url = h.details[h.summary["contains the key"], h.code[f"{url}/{secret.api_key}"]]
             rows.append(("URL with key", secret_url))
-        message = h("textarea", made.message, readonly=True, rows="5", aria_label="Message", spellcheck="false")
+        message = h.textarea(readonly=True, rows="5", aria_label="Message", spellcheck="false")[made.message]
         return [
-            h("h2", "For TradingView"),
+            h.h2["For TradingView"],
             pairs(rows),
-            h(
-                "details",
-                h("summary", "Message to paste (contains the key: keep it secret)"),
+            h.details(open=bool(request.query.get("kind")))[
+                h.summary["Message to paste (contains the key: keep it secret)"],
                 message,
                 *(
-                    [h("p", f"Warning: {made.warning} to the command kekbridge template.", class_="bad")]
+                    [h.p(class_="bad")[f"Warning: {made.warning} to the command kekbridge template."]]
                     if made.warning
                     else []
                 ),
-                h("p", made.risk, class_="dim"),
-                open=bool(request.query.get("kind")),
-            ),
+                h.p(class_="dim")[made.risk],
+            ],
         ]
 
     async def _check(self, request: web.Request) -> web.Response:
@@ -192,7 +182,7 @@ class WebhookPages:
         if checked.likely_profile != checked.profile:
             rows.append(("Looks like", checked.likely_profile))
         rows += [("Would trade", order) for order in checked.orders]
-        rows += [("Refused", h("span", f"{checked.code}: {checked.error}", class_="bad"))] if checked.error else []
+        rows += [("Refused", h.span(class_="bad")[f"{checked.code}: {checked.error}"])] if checked.error else []
         rows += [("Missing", text) for text in checked.missing] + [("Warning", text) for text in checked.warnings]
         if checked.filled:
             rows.append(("Examples for", ", ".join(f"{{{{{name}}}}}" for name in checked.filled)))
@@ -202,24 +192,22 @@ class WebhookPages:
             f"Message for {found.name}",
             pairs(rows),
             table(("Field", "Value", "Meaning"), fields, empty="No fields could be read."),
-            h("h2", "Another message"),
+            h.h2["Another message"],
             _check_form(request, f"/webhooks/{found.id}", text),
-            h("p", h("a", f"Back to {found.name}", href=f"/webhooks/{found.id}")),
+            h.p[h.a(href=f"/webhooks/{found.id}")[f"Back to {found.name}"]],
         )
 
-    async def _keys(self, request: web.Request, found: Webhook) -> list[Markup]:
+    async def _keys(self, request: web.Request, found: Webhook) -> list[Node]:
         keys = await self._service.database.read(registry.valid_keys, found, now=self._service.clock())
-        rows = [
-            (one.prefix + "…", moment(one.created_at), moment(one.expires_at), moment(one.last_used_at)) for one in keys
-        ]
+        rows = [(one.prefix + "…", one.created_at, one.expires_at, one.last_used_at) for one in keys]
         rotate = button(
             request,
             f"/webhooks/{found.id}/rotate",
             "Create new key",
-            h("label", "The current key", select("grace", "86400", _GRACES.items())),
+            h.label["The current key", select("grace", "86400", _GRACES.items())],
         )
         return [
-            h("h2", "Keys"),
+            h.h2["Keys"],
             table(("Key", "Created", "Expires", "Last used"), rows, empty="No valid keys."),
             rotate,
         ]
@@ -245,8 +233,8 @@ class WebhookPages:
         found = await self._service.database.read(stored.get, request.match_info["webhook"])
         warning = "Its keys stop working at once: alerts that still use them get 401. Its alerts and orders stay in the history."
         yes = button(request, f"/webhooks/{found.id}/delete", f"Yes, delete {found.name}", kind="bad")
-        no = h("a", "No", href=f"/webhooks/{found.id}", class_="button")
-        return self._page(request, f"Delete webhook {found.name}?", h("p", warning), h("div", yes, no, class_="row"))
+        no = h.a(href=f"/webhooks/{found.id}", class_="button")["No"]
+        return self._page(request, f"Delete webhook {found.name}?", h.p[warning], h.div(class_="row")[yes, no])
 
     async def _change(self, request: web.Request) -> web.Response:
         identifier, what = request.match_info["webhook"], request.match_info["what"]
@@ -265,34 +253,32 @@ class WebhookPages:
         raise web.HTTPSeeOther("/webhooks" if what == "delete" else f"/webhooks/{identifier}")
 
 
-def _check_form(request: web.Request, base: str, text: str) -> Markup:
-    entry = h("textarea", text, name="message", rows="4", aria_label="Message", spellcheck="false", required=True)
-    return h("form", form_key(request), entry, h("button", "Check"), method="post", action=f"{base}/check")
+def _check_form(request: web.Request, base: str, text: str) -> Renderable:
+    entry = h.textarea(name="message", rows="4", aria_label="Message", spellcheck="false", required=True)[text]
+    return h.form(method="post", action=f"{base}/check")[form_key(request), entry, h.button["Check"]]
 
 
-def _settings_form(request: web.Request, found: Webhook, path: str) -> Markup:
+def _settings_form(request: web.Request, found: Webhook, path: str) -> Renderable:
     groups = [
-        h(
-            "fieldset",
-            h("legend", title),
-            h("div", *(_field(row, found.settings) for row in ROWS if row.part == part), class_="fields"),
-        )
+        h.fieldset[
+            h.legend[title], h.div(class_="fields")[[_field(row, found.settings) for row in ROWS if row.part == part]]
+        ]
         for part, title in _GROUPS
     ]
-    return h("form", form_key(request), *groups, h("button", "Save settings"), method="post", action=path)
+    return h.form(method="post", action=path)[form_key(request), *groups, h.button["Save settings"]]
 
 
-def _field(row: Row, settings: WebhookSettings) -> Markup:
+def _field(row: Row, settings: WebhookSettings) -> Renderable:
     """An input for one setting, with the help text of the command line."""
     text = text_of(row, settings)
     if row.choices or (row.parser is None and not row.is_many):
         choices: Mapping[str, Any] = {one: one for one in row.choices or ("yes", "no")}
         entry = select(row.parameter, text, choices.items())
     elif row.is_many:
-        entry = h("textarea", text, name=row.parameter, rows="2", placeholder=f"{row.metavar}, one per line")
+        entry = h.textarea(name=row.parameter, rows="2", placeholder=f"{row.metavar}, one per line")[text]
     else:
-        entry = h("input", name=row.parameter, value=text, placeholder=row.metavar, autocomplete="off")
-    return h("label", h("b", row.option.removeprefix("--").replace("-", " ")), entry, h("span", row.help))
+        entry = h.input(name=row.parameter, value=text, placeholder=row.metavar, autocomplete="off")
+    return h.label[h.b[row.option.removeprefix("--").replace("-", " ")], entry, h.span[row.help]]
 
 
 def _given(row: Row, text: str) -> str | bool | list[str]:

@@ -15,7 +15,6 @@ import aiohttp
 import pytest
 
 from kekbridge.admin.auth import check_loopback
-from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
 from kekbridge.ops.web_token import TOKEN_FILE, MakeSignInLink, new_sign_in_code, read_token, rotate_token
@@ -304,12 +303,6 @@ def test_only_loopback_is_allowed() -> None:
     check_loopback("127.0.0.1")
     with pytest.raises(ConfigError, match="SSH tunnel"):
         check_loopback("0.0.0.0")  # noqa: S104
-
-
-def test_text_is_escaped() -> None:
-    """Texts and attribute values are escaped."""
-    assert h("p", "<b>&", title='"x') == '<p title="&quot;x">&lt;b&gt;&amp;</p>'
-    assert "&lt;i&gt;" in table(("<i>",), [("<i>",)], empty="")
 
 
 async def test_scraping_does_not_change_the_counts(browser: Browser) -> None:

@@ -1,0 +1,151 @@
+"""Elements that several pages share: tables, statuses, amounts, times, gauges, and forms with the session's form key.
+
+htpy escapes every text and attribute, so that outside text cannot become markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+
+import htpy as h
+from aiohttp import web
+from htpy import Node, Renderable
+
+from kekbridge.admin.auth import SESSION
+from kekbridge.formatting import clock, moment, money, to_jsonable, to_text
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, is_slim: bool = False) -> Renderable:
+    """Build a table. On a phone each row becomes a card with the titles before the values, unless the table is slim."""
+    body = [h.tr[[_cell(title, value) for title, value in zip(titles, row, strict=True)]] for row in rows]
+    if not body:
+        return h.p(class_="dim")[empty]
+    head = h.tr[[h.th(scope="col")[title] for title in titles]]
+    return h.div(class_="wide" if is_slim else "wide cards")[h.table[h.thead[head], h.tbody[body]]]
+
+
+def _cell(title: str, value: object) -> Renderable:
+    kind = "number" if isinstance(value, Decimal) else None
+    if value in (None, ""):
+        kind = "nothing"
+    return h.td(class_=kind, data_label=title)[money(value) if isinstance(value, Decimal) else _shown(value)]
+
+
+def _shown(value: object) -> Node:
+    """Elements as they are, times as elements of their own, anything else as text."""
+    if isinstance(value, datetime):
+        return moment_element(value)
+    return value if hasattr(value, "__html__") else to_text(value)
+
+
+def moment_element(at: datetime | None, now: datetime | None = None) -> Renderable:
+    """A time; with `now` without its day if that is today. The script shows it in the viewer's zone, with UTC as the title."""
+    if at is None:
+        return h.fragment["-"]
+    shown = moment(at) if now is None else clock(at, now)
+    return h.time(datetime=to_jsonable(at), data_short=now is not None)[f"{shown} UTC"]
+
+
+def status(value: object) -> Renderable:
+    """A status in its colour."""
+    text = to_text(value)
+    kind = text if text.replace("_", "").isalpha() else ""
+    return h.span(class_=f"status {kind}")[text.replace("_", " ")]
+
+
+def gain(value: Decimal | None) -> Renderable:
+    """A profit or loss in USDC with its sign, in its colour."""
+    if value is None:
+        return h.fragment["-"]
+    return h.span(class_="good" if value > 0 else "bad" if value < 0 else None)[f"{value:+,.2f}"]
+
+
+def select(name: str, chosen: str, options: Iterable[tuple[str, str]]) -> Renderable:
+    """A drop-down list of (value, label)."""
+    elements = [h.option(value=value, selected=value == chosen)[label] for value, label in options]
+    return h.select(name=name)[elements]
+
+
+def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Renderable:
+    """A line chart over time as inline SVG, with its minimum and maximum."""
+    if len(points) < 2:
+        return h.p(class_="dim")[f"{label}: not enough data yet (one point per minute)."]
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    start, whole = points[0][0], (points[-1][0] - points[0][0]).total_seconds() or 1.0
+    spread = high - low or Decimal(1)
+    drawn = " ".join(
+        f"{(at - start).total_seconds() / whole * 600:.1f},{110 - float((value - low) / spread) * 100:.1f}"
+        for at, value in points
+    )
+    chart = h.svg(viewBox="0 0 600 120", role="img", aria_label=label, class_="curve", preserveAspectRatio="none")[
+        h.polyline(points=drawn)
+    ]
+    ends = f"{start:%m-%d %H:%M} to {points[-1][0]:%m-%d %H:%M} UTC"
+    caption = f"{label}: now {points[-1][1]:,.2f} USDC, low {low:,.2f}, high {high:,.2f}, {ends}"
+    return h.figure[chart, h.figcaption[caption]]
+
+
+def bars(days: Sequence[tuple[date, int]], *, label: str) -> Renderable:
+    """A bar chart by day as inline SVG."""
+    most = max((count for _, count in days), default=0) or 1
+    width = 600 / max(len(days), 1)
+    drawn = [
+        h.rect(
+            x=f"{index * width + 1:.1f}",
+            width=f"{width - 2:.1f}",
+            y=f"{118 - count / most * 110:.1f}",
+            height=f"{count / most * 110 + 1:.1f}",
+        )
+        for index, (_, count) in enumerate(days)
+    ]
+    chart = h.svg(viewBox="0 0 600 120", role="img", aria_label=label, class_="bars", preserveAspectRatio="none")[drawn]
+    ends = f", {days[0][0]:%m-%d} to {days[-1][0]:%m-%d}" if days else ""
+    caption = f"{label}: {sum(count for _, count in days)} in total, at most {max((c for _, c in days), default=0)} per day{ends}"
+    return h.figure[chart, h.figcaption[caption]]
+
+
+def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Renderable:
+    """A limit with a bar of its used share; no bar if the share is unknown."""
+    filled = None
+    if share is not None:
+        part = min(max(float(share), 0.0), 1.0) * 100
+        filled = h.svg(
+            viewBox="0 0 100 6", preserveAspectRatio="none", class_="gauge", role="img", aria_label=f"{part:.0f} % used"
+        )[
+            h.rect(width="100", height="6", class_="free"),
+            h.rect(width=f"{part:.1f}", height="6", class_="full" if part >= 90 else "used"),
+        ]
+    return h.div(class_="limit")[h.b[name], h.span[f"{used} of {limit}"], filled]
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> Renderable:
+    """A list of names and values; empty values are left out."""
+    shown = [(h.dt[name], h.dd[_shown(value)]) for name, value in rows if value not in (None, "")]
+    return h.dl[shown]
+
+
+def timeline(stages: Mapping[str, float]) -> Renderable:
+    """Latency in milliseconds by stage, as bars that begin at the receipt."""
+    longest = max((value for name, value in stages.items() if name != "received"), default=0.0) or 1.0
+    rows = []
+    for name, milliseconds in stages.items():
+        if name == "received":  # measured from when the alert fired, and mostly network time
+            rows.append(h.div(class_="limit")[h.b[name], h.span[f"{milliseconds:,.1f} ms"]])
+            continue
+        bar = h.rect(width=f"{max(milliseconds / longest * 100, 0.5):.1f}", height="6", class_="used")
+        drawn = h.svg(viewBox="0 0 100 6", preserveAspectRatio="none", class_="gauge", role="img", aria_label=name)[bar]
+        rows.append(h.div(class_="limit")[h.b[name], h.span[f"{milliseconds:,.1f} ms"], drawn])
+    return h.div(class_="limits stages")[rows]
+
+
+def form_key(request: web.Request) -> Renderable | None:
+    """The hidden field that proves a form was served to this session; None without a session."""
+    session = request.get(SESSION)
+    return None if session is None else h.input(type="hidden", name="key", value=session.form_key)
+
+
+def button(request: web.Request, path: str, label: str, *inputs: Node, kind: str | None = None) -> Renderable:
+    """A form that posts to `path`: `inputs`, then its button."""
+    return h.form(method="post", action=path, class_="row")[form_key(request), *inputs, h.button(class_=kind)[label]]
