@@ -142,6 +142,14 @@ def fill_samples(text: str, values: Mapping[str, str] = MappingProxyType({})) ->
     return fill(_PLACEHOLDER.sub(lambda match: "{{" + match.group(1) + "}}", text), {**_SAMPLES, **values})
 
 
+def samples_of(text: str, *, ticker: str, price: str, size: str) -> dict[str, str]:
+    """An example of each placeholder in a text but `timenow`, of a market with this ticker, price and order size; empty if unknown."""
+    own = dict.fromkeys(("open", "high", "low", "close", "strategy.order.price"), price)
+    own |= dict.fromkeys(("strategy.order.contracts", "strategy.market_position_size", "strategy.position_size"), size)
+    known = {**_SAMPLES, **own, "ticker": ticker}
+    return {name: known.get(name, "") for name in dict.fromkeys(_PLACEHOLDER.findall(text)) if name != "timenow"}
+
+
 def likely_profile(message: Message) -> str:
     """The format that fits a message best: of those that can read it, or of all, the one that it looks like most."""
 

@@ -344,6 +344,9 @@ class Profile:
         for mapping in self.mappings:
             if mapping.target != target or not mapping.is_writable:
                 continue
+            if isinstance(value, list):
+                text = f"{target}: found {len(value)} levels, expected one: profile {self.name} has no list of them; use --profile seed"
+                raise ConfigError(text, field=target)
             if mapping.convert is percent:
                 if is_percent:
                     return mapping.path, value.removesuffix("%")

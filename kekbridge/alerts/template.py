@@ -23,6 +23,10 @@ KINDS = ("strategy", "indicator", "close", "flip", "position", "ping", "pine")
 DEFAULT_QUANTITY = "0.01"
 _MAX_MESSAGE_LENGTH = 4000  # the alert dialog's limit, docs/internals/tradingview.md section 1.2
 _PLACEHOLDER = re.compile(r"\{\{[^{}]+\}\}")
+_COMMA = re.compile(r",(?![^{}]*\}\})")  # not those inside a placeholder
+_LEVEL = re.compile(
+    r"(?P<level>[0-9]+(?:\.[0-9]+)?|\{\{[^{}]+\}\})(?P<percent>%?)\s*:\s*(?P<share>[0-9]+(?:\.[0-9]+)?)%?", re.ASCII
+)
 
 _STRATEGY_POSITION = {
     "marketPosition": "{{strategy.market_position}}",
@@ -31,6 +35,32 @@ _STRATEGY_POSITION = {
     "prevMarketPositionSize": "{{strategy.prev_market_position_size}}",
 }
 _ENTRY_KINDS = frozenset({"strategy", "indicator", "flip", "position", "pine"})
+_ORDER_PARAMETERS = (
+    "order_type", "limit_price", "trigger_price", "stop_loss", "take_profit", "trailing_stop", "leverage", "slippage",
+)  # fmt: skip
+#: By kind: the parameters of `build` that its message takes, in the order in which people think of them.
+PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "strategy": ("symbol", "quantity", "quantity_type", *_ORDER_PARAMETERS, "comment", "symbols", "max_quantity"),
+        "indicator": (
+            *("action", "symbol", "quantity", "quantity_type", *_ORDER_PARAMETERS),
+            *("comment", "symbols", "max_quantity"),
+        ),
+        "close": ("symbol", "quantity", "quantity_type", "comment", "symbols"),
+        "flip": ("symbol", "quantity", "quantity_type", *_ORDER_PARAMETERS, "comment", "symbols", "max_quantity"),
+        "position": ("symbol", *_ORDER_PARAMETERS, "comment", "symbols", "max_quantity"),
+        "ping": (),
+        "pine": ("symbol", "quantity_type", *_ORDER_PARAMETERS, "comment", "symbols", "max_quantity"),
+    }
+)
+# What fires an alert of each kind, as TradingView's dialog names it (docs/internals/tradingview.md section 3).
+_CONDITIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "strategy": "Condition: your strategy, with its order fills",
+        "position": "Condition: your strategy, with its order fills",
+        "pine": "Condition: your script, with its alert() calls; in a strategy also order fills",
+    }
+)
 
 EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
@@ -127,8 +157,9 @@ def build(
 ) -> Template:
     """Build a template of one of KINDS. Values are texts as in an alert, and may be placeholders such as `{{plot_0}}`.
 
-    `action` is the fixed action of an indicator's message. Raises ConfigError for an unknown kind, a value that cannot be pasted, or
-    a field that the profile does not have.
+    `action` is the fixed action of an indicator's message. `take_profit` is one level, or several with the share of the entry that each
+    closes: `2%:50%, 4%:50%`. Raises ConfigError for an unknown kind, a value that cannot be pasted, or a field that the profile does not
+    have; its `field` is that of the message.
     """
     if kind not in KINDS:
         raise ConfigError(f"template kind {show(kind)} is unknown, expected one of {', '.join(KINDS)}")
@@ -145,6 +176,7 @@ def build(
         "comment": comment,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    levels = _several_levels(given.get("takeProfit", ""))
     bounds = {name: value for name, value in (("symbols", symbols), ("maxQuantity", max_quantity)) if value is not None}
     for name, value in {
         **given,
@@ -156,11 +188,11 @@ def build(
     }.items():
         _check_text(name, value)
     if kind == "pine":
-        return _pine(api_key, api_secret, symbol, given, bounds, find_profile(profile))
+        return _pine(api_key, api_secret, symbol, given, levels, bounds, find_profile(profile))
     shape = find_profile(profile)
     fields = _fields_of(kind, action, symbol, quantity, given, shape)
     kept = _bounds_of(kind, bounds)
-    document = {"apiKey": api_key, **shape.render(fields), **kept, "timestamp": "{{timenow}}"}
+    document = {"apiKey": api_key, **shape.render(_with_levels(fields, levels)), **kept, "timestamp": "{{timenow}}"}
     message, free = _signed(document, api_secret)
     fields |= kept
     if len(message) > _MAX_MESSAGE_LENGTH:
@@ -180,6 +212,21 @@ def default_bounds(
     if max_order_size is not None and (quantity is None or "{{" in quantity):
         bounds["max_quantity"] = str(max_order_size)
     return bounds
+
+
+def steps(kind: str, url: str) -> tuple[str, ...]:
+    """What to click in TradingView for an alert with a message of this kind, in three lines."""
+    condition = _CONDITIONS.get(kind, "Condition: your indicator; Trigger: Once Per Bar Close")
+    message = "replace the whole text by the line above"
+    if kind == "pine":
+        message = "in a strategy write {{strategy.order.alert_message}}; an indicator's alert() brings its own"
+    is_public = not any(local in url for local in ("//127.", "//localhost", "//[::1]"))
+    reach = "" if is_public else " once it is public: `kekbridge docs public-address`"
+    return (
+        f"On the chart: Alt+A (Create alert). {condition}.",
+        f"Message: {message}.",
+        f"Notifications: tick Webhook URL and enter {url}{reach}. TradingView needs two-factor sign-in for webhooks. Create.",
+    )
 
 
 def fill(message: str, values: Mapping[str, str]) -> str:
@@ -210,6 +257,28 @@ def _fields_of(
     if from_strategy:
         fields |= _STRATEGY_POSITION
     return fields
+
+
+def _several_levels(text: str) -> list[dict[str, str]]:
+    """`2%:50%, 4%:50%` as a list of levels with shares; empty for one level. Raises ConfigError for a level without a share."""
+    parts = [part.strip() for part in _COMMA.split(text)]
+    if len(parts) == 1 and ":" not in _PLACEHOLDER.sub("", text):
+        return []
+    levels = []
+    for part in parts:
+        match = _LEVEL.fullmatch(part)
+        if match is None:
+            raise ConfigError(
+                f"takeProfit: found {show(text)}, expected one level such as 4%, or several with their shares such as 2%:50%, 4%:50%",
+                field="takeProfit",
+            )
+        kind = "percent" if match["percent"] else "price"
+        levels.append({kind: match["level"], "share": match["share"]})
+    return levels
+
+
+def _with_levels(fields: Mapping[str, str], levels: list[dict[str, str]]) -> dict[str, object]:
+    return {**fields, "takeProfit": levels} if levels and "takeProfit" in fields else dict(fields)
 
 
 def _bounds_of(kind: str, bounds: Mapping[str, str]) -> dict[str, str]:
@@ -282,6 +351,7 @@ def _pine(
     api_secret: str,
     symbol: str | None,
     given: Mapping[str, str],
+    levels: list[dict[str, str]],
     bounds: Mapping[str, str],
     shape: Profile,
 ) -> Template:
@@ -306,7 +376,7 @@ def _pine(
     free: tuple[str, ...] = ()
     for fields in (order, {"action": "close", **common, **_bounds_of("close", bounds)}):
         message, message_free = _signed(
-            {"apiKey": api_key, **fields, "timestamp": "{{str.tostring(timenow)}}"}, api_secret
+            {"apiKey": api_key, **_with_levels(fields, levels), "timestamp": "{{str.tostring(timenow)}}"}, api_secret
         )
         sources.append(_pine_expression(message))
         free = free or message_free

@@ -32,48 +32,40 @@ def show_reply(reply: Mapping[str, Any], *, as_json: bool) -> int:
     if as_json:
         render.as_json({"httpStatus": status, "milliseconds": reply["milliseconds"], **body})
     elif body.get("dryRun"):
-        _show_dry_run(body, is_success=is_success)
+        _show_dry_run(reply)
     else:
         render.pairs([("response", f"HTTP {status} after {reply['milliseconds']} ms"), *body.items()])
     return 0 if is_success else 1
 
 
-def _show_dry_run(body: Mapping[str, Any], *, is_success: bool) -> None:
+def _show_dry_run(reply: Mapping[str, Any]) -> None:
     from kekbridge.cli import render
     from kekbridge.cli.explain import print_verdicts
-    from kekbridge.codes import CODES
-    from kekbridge.model import Verdict
+    from kekbridge.reports import dry_run
 
+    report = dry_run.read(reply)
     rows: list[tuple[str, object]] = [
         ("dry run", "nothing was stored, no order was sent"),
-        ("status", body.get("status")),
-        ("response", f"HTTP {body.get('httpStatus')}"),
+        ("status", report.status),
+        ("response", f"HTTP {report.http_status}"),
     ]
-    rows += [(name, body[name]) for name in ("code", "error", "field") if body.get(name)]
-    known = CODES.get(str(body.get("code")))
-    rows += [("fix", known.fix)] if known and not is_success else []
-    render.pairs([*rows, *(("warning", warning) for warning in body.get("warnings", ()))])
-    if body.get("verdicts"):
+    named = {"code": report.code, "error": report.error, "field": report.field, "fix": report.fix}
+    rows += [(name, text) for name, text in named.items() if text]
+    render.pairs([*rows, *(("warning", warning) for warning in report.warnings)])
+    if report.verdicts:
         render.heading("rules")
-        print_verdicts([Verdict(**verdict) for verdict in body["verdicts"]])
-    for number, order in enumerate(body.get("orders", ()), start=1):
-        render.heading(
-            f"order {number}: {order.get('side')} {order.get('quantity')} {order.get('symbol')} ({order.get('purpose')})"
-        )
-        request = json.dumps(order.get("request"), separators=(",", ":"), default=str)
-        after = order.get("afterLeg")
-        waits = None if after is None else f"order {int(after) + 1}, and is sized again then"
+        print_verdicts(report.verdicts)
+    for number, order in enumerate(report.orders, start=1):
+        render.heading(f"order {number}: {order.title}")
         pairs = [
-            ("POST", order.get("path")),
-            ("body", request),
-            ("leverage", order.get("leverage")),
-            ("waits for", waits),
+            ("POST", order.path),
+            ("body", order.body),
+            ("leverage", order.leverage),
+            ("waits for", order.waits_for),
         ]
         render.pairs([(name, value) for name, value in pairs if value is not None], indent=2)
-    for cancel in body.get("cancels", ()):
-        render.pairs(
-            [("would cancel", f"{cancel.get('symbol') or 'every market'}, comment {cancel.get('comment') or 'any'}")]
-        )
+    for cancel in report.cancels:
+        render.pairs([("would cancel", cancel)])
 
 
 _SHELL_TIME = '"$(date -u +%Y-%m-%dT%H:%M:%SZ)"'

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from kekbridge.alerts.template import steps as template_steps
 from kekbridge.cli import filters
 from kekbridge.cli.context import resolve_context
 from kekbridge.cli.control import run_operation
@@ -60,7 +61,7 @@ def template(
     limit_price: Annotated[str | None, _option("PRICE", "Price of a limit order.")] = None,
     trigger_price: Annotated[str | None, _option("PRICE", "Trigger price of a stop order.")] = None,
     stop_loss: Annotated[str | None, _option("PRICE|2%", "Stop loss: a price, or percent of the entry.")] = None,
-    take_profit: Annotated[str | None, _option("PRICE|4%", "Take profit: a price, or percent of the entry.")] = None,
+    take_profit: Annotated[str | None, _option("PRICE|4%", "Take profit: a price or 4%; or 2%:50%, 4%:50%.")] = None,
     trailing_stop: Annotated[str | None, _option("PRICE|1.5%", "Distance of a trailing stop.")] = None,
     leverage: Annotated[str | None, _option("X", "Set the market's leverage before the order.")] = None,
     slippage: Annotated[str | None, _option("0.5%", "Maximum deviation from the alert's price.")] = None,
@@ -102,7 +103,7 @@ def template(
     made = run_operation(
         resolve_context(ctx, data_dir, config), MakeTemplate(webhook=name, kind=kind, profile=profile, fields=fields)
     )
-    steps = _steps(kind, made["webhookUrl"])
+    steps = list(template_steps(kind, made["webhookUrl"]))
     if as_json:
         names = ("message", "webhookUrl", "explanation", "free", "unbounded", "risk", "problems")
         render.as_json({name: made[name] for name in names} | {"steps": steps})
@@ -138,29 +139,6 @@ def _print_notes(made: dict[str, Any], steps: list[str]) -> None:
     render.note("In TradingView:")
     for number, step in enumerate(steps, 1):
         render.note(f"  {number}. {step}")
-
-
-# What fires an alert of each kind, as TradingView's dialog names it (docs/internals/tradingview.md section 3).
-_CONDITIONS: Final = {
-    "strategy": "Condition: your strategy, with its order fills",
-    "position": "Condition: your strategy, with its order fills",
-    "pine": "Condition: your script, with its alert() calls; in a strategy also order fills",
-}
-
-
-def _steps(kind: str, url: str) -> list[str]:
-    """What to click in TradingView, in three lines."""
-    condition = _CONDITIONS.get(kind, "Condition: your indicator; Trigger: Once Per Bar Close")
-    message = "replace the whole text by the line above"
-    if kind == "pine":
-        message = "in a strategy write {{strategy.order.alert_message}}; an indicator's alert() brings its own"
-    is_public = not any(local in url for local in ("//127.", "//localhost", "//[::1]"))
-    reach = "" if is_public else " once it is public: `kekbridge docs public-address`"
-    return [
-        f"On the chart: Alt+A (Create alert). {condition}.",
-        f"Message: {message}.",
-        f"Notifications: tick Webhook URL and enter {url}{reach}. TradingView needs two-factor sign-in for webhooks. Create.",
-    ]
 
 
 def _write(message: str, file: Path) -> None:

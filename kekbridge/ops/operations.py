@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kekbridge.formatting import to_jsonable
+from kekbridge.ops import message_trial, web_token
 from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
-from kekbridge.ops import web_token
 from kekbridge.ops import webhook_operations as webhook
 from kekbridge.ops.operation import Operation, OperatorContext
 
@@ -36,10 +36,12 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     webhook.MakeTemplate,
     webhook.EditWebhook,
     webhook.RotateWebhook,
+    webhook.RevokeWebhookKey,
     webhook.EnableWebhook,
     webhook.DisableWebhook,
     webhook.DeleteWebhook,
     webhook.SendAlert,
+    message_trial.TryMessage,
     webhook.TryOrder,
     web_token.ShowWebAccess,
     web_token.MakeSignInLink,

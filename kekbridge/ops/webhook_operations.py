@@ -19,7 +19,7 @@ from kekbridge.ingress.http import DryRun
 from kekbridge.model import AccountSnapshot, Mode, TradingState, Webhook, WebhookSettings
 from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.ops.operation import Operation, OperatorContext, bridge_of
-from kekbridge.planning.template_check import TemplateTarget, find_problems
+from kekbridge.planning.template_check import TemplateTarget, find_problems, find_refusal
 from kekbridge.reports.states import state_fix, state_text
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings, webhooks
@@ -152,19 +152,23 @@ class MakeTemplate(Operation, frozen=True, kw_only=True):
                 limits=tighter(own, account_limits(**context.settings.risk.limits())),
                 markets=_markets(connection, context),
             )
+            refusal = find_refusal(checked.message, target.settings)
             problems = [
                 *_state_problems(connection, webhook, now=context.clock()),
                 *find_problems(checked.message, target, kind=self.kind),
             ]
-            return {
+            url = _url(connection, context)
+            with_key = {"webhookUrlWithKey": f"{url}/{credentials.api_key}"} if webhook.settings.key_in_path else {}
+            return with_key | {
                 "message": built.message,
-                "webhookUrl": _url(connection, context),
+                "webhookUrl": url,
                 "explanation": dict(built.explanation),
                 "free": built.free,
                 "unbounded": built.unbounded,
                 "risk": built.risk,
                 "warning": built.warning,
                 "problems": [text.replace("NAME", webhook.name) for text in problems],
+                "invalidField": refusal.field if refusal else None,
                 "webhook": webhook.name,
                 "profile": profile,
                 "usualProfile": usual,
@@ -244,6 +248,29 @@ class RotateWebhook(Operation, frozen=True, kw_only=True):
             ]
             credentials = registry.rotate(connection, context.sealer, webhook, mode=context.mode, grace=grace, now=now)
             return webhook_data(webhook, _url(connection, context), credentials) | {"replaced": replaced}
+
+        return await context.database.write(write)
+
+
+class RevokeWebhookKey(Operation, frozen=True, kw_only=True):
+    """Revoke one key of a webhook at once; the others stay as they are. Returns the webhook with its keys."""
+
+    operation: ClassVar[str] = "webhook-revoke-key"
+    writes: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+    #: Id of the key.
+    key: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            if self.key not in {one.id for one in webhooks.list_keys(connection, webhook.id)}:
+                raise NotFound("not_found", f"webhook {webhook.name} has no key with the id {self.key[:40]}")
+            webhooks.revoke_key(connection, self.key, now=context.clock())
+            data = webhook_data(webhook, _url(connection, context))
+            return data | {"keys": _keys_data(connection, context, webhook)}
 
         return await context.database.write(write)
 
@@ -335,6 +362,8 @@ class SendAlert(Operation, frozen=True, kw_only=True):
         dry_run = DryRun(limits=self.limits, is_replay=self.is_replay) if self.dry_run else None
         message, is_signed = sending.build_message(self.message, credentials.api_key, self.values, now=context.clock())
         headers = sending.build_headers(message, credentials.api_secret, dry_run, is_signed=is_signed)
+        if message.startswith(b"["):
+            headers["X-Api-Key"] = credentials.api_key  # an array has no place of its own for the key
         reply = await asyncio.to_thread(sending.post, url, message, headers)
         return {"httpStatus": reply.status, "milliseconds": reply.milliseconds, "body": reply.body}
 
@@ -362,7 +391,7 @@ class TryOrder(Operation, frozen=True, kw_only=True):
 
         webhook, local_url = await context.database.read(read)
         limits = webhook.settings.limits
-        symbol = (limits.allowed_symbols or (_TRIED,))[0]
+        symbol = (limits.allowed_symbols or (TRIED_SYMBOL,))[0]
         size = smallest_size(snapshot, symbol, limits.min_order_size)
         fields = {"action": "buy", "symbol": symbol, "quantity": format(size, "f"), "alertId": f"try-{ULID()}"}
         if limits.require_stop_loss:
@@ -375,8 +404,8 @@ class TryOrder(Operation, frozen=True, kw_only=True):
         return await send.run(context) | {"webhook": webhook.name, "symbol": symbol, "quantity": fields["quantity"]}
 
 
-# The market that is tried on a webhook for all markets.
-_TRIED: Final = "PERP_BTC_USDC"
+#: The market that is tried on a webhook for all markets.
+TRIED_SYMBOL: Final = "PERP_BTC_USDC"
 
 
 def _webhook_to_try(connection: sqlite3.Connection, name: str | None) -> Webhook:

@@ -5,7 +5,7 @@ Only what the message itself says is judged. Sizes and prices that TradingView f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 
 from msgspec import Struct
@@ -42,19 +42,30 @@ class TemplateTarget(Struct, frozen=True, kw_only=True):
 
 def find_problems(message: str, target: TemplateTarget, *, kind: str) -> tuple[str, ...]:
     """What would refuse alerts of this message, one sentence each with its fix. `kind`: of `alerts.template`; not `pine`."""
-    try:
-        steps, others = (
-            interpret(read_message(fill_samples(message, values).encode()), target.settings).steps
-            for values in ({}, _OTHER_VALUES)
-        )
-    except RequestRefused as refusal:
+    refusal = find_refusal(message, target.settings)
+    if refusal is not None:
         return (f"its alerts would be refused: {refusal.message}",)
+    steps, others = (_steps(message, target.settings, values) for values in ({}, _OTHER_VALUES))
     found: list[str] = []
     for step, other in zip(steps, others, strict=True):
         # A field that changes with the values of placeholders is not the message's own.
         free = {name for name in ("symbol", "quantity") if getattr(step, name) != getattr(other, name)}
         found += _problems_of(step, target, kind, free)
     return tuple(dict.fromkeys(found))
+
+
+def find_refusal(message: str, settings: WebhookSettings) -> RequestRefused | None:
+    """Why no alert of this message could be read, with the field that is wrong; None if they can."""
+    try:
+        for values in ({}, _OTHER_VALUES):
+            _steps(message, settings, values)
+    except RequestRefused as refusal:
+        return refusal
+    return None
+
+
+def _steps(message: str, settings: WebhookSettings, values: Mapping[str, str]) -> tuple[Signal, ...]:
+    return interpret(read_message(fill_samples(message, values).encode()), settings).steps
 
 
 def _problems_of(step: Signal, target: TemplateTarget, kind: str, free: Collection[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kekbridge import parsing
 from kekbridge.alerts.profiles import PROFILES
+from kekbridge.errors import ConfigError
 from kekbridge.formatting import amount
 from kekbridge.model import WebhookSettings
 from kekbridge.model.networks import AllowList
@@ -51,6 +52,16 @@ class Row:
     def is_duration(self) -> bool:
         """True for seconds that are shown and typed with a unit."""
         return self.parser is parsing.seconds
+
+    @property
+    def label(self) -> str:
+        """Its name on the web page."""
+        return _LABELS[self.parameter]
+
+    @property
+    def is_usual(self) -> bool:
+        """True for one of those that most people set; the page folds the others away."""
+        return self.parameter in _USUAL
 
     @property
     def parameter(self) -> str:
@@ -120,24 +131,94 @@ ROWS: tuple[Row, ...] = (
     Row("--allow-address", "", "allowed_addresses", None, "NETWORK", "Accept this network of senders only; or tradingview.", is_many=True),
 )  # fmt: skip
 
+_LABELS: Mapping[str, str] = {
+    "allowed_symbols": "Markets",
+    "min_order_size": "Smallest order",
+    "max_order_size": "Largest order",
+    "max_position_size": "Largest position",
+    "max_notional": "Largest order value",
+    "daily_limit": "Traded per day",
+    "daily_orders": "Orders per day",
+    "max_leverage": "Highest leverage",
+    "leverage_policy": "Above the highest leverage",
+    "max_open_positions": "Open positions",
+    "require_stop_loss": "Stop loss required",
+    "max_stop_distance": "Farthest stop loss",
+    "max_slippage": "Largest slippage",
+    "max_daily_loss": "Loss per day",
+    "max_drawdown": "Drawdown",
+    "cooldown": "Pause between entries",
+    "trading_hours": "Trading hours",
+    "rate_per_minute": "Entries per minute",
+    "rate_per_hour": "Entries per hour",
+    "rate_per_day": "Entries per day",
+    "require_signature": "Signature required",
+    "require_timestamp": "Timestamp required",
+    "max_timestamp_age": "Oldest alert",
+    "follow": "What an alert means",
+    "resync": "Correct gaps to the strategy",
+    "reorder_ms": "Wait for an overtaken alert",
+    "reverse": "Reverse with the full size",
+    "key_in_path": "Key in the URL",
+    "profile": "Message format",
+    "rescale_units": "Rescale units",
+    "expect_alert_every": "Alert expected every",
+    "alert_expires": "Alert ends at TradingView",
+    "default": "Default fields",
+    "lock": "Locked fields",
+    "alias": "Ticker aliases",
+    "allow_address": "Allowed senders",
+}
+_USUAL = frozenset(
+    {
+        "allowed_symbols",
+        "max_order_size",
+        "max_notional",
+        "daily_limit",
+        "max_leverage",
+        "max_open_positions",
+        "require_stop_loss",
+        "max_daily_loss",
+        "require_signature",
+        "max_timestamp_age",
+        "follow",
+        "profile",
+        "expect_alert_every",
+        "alert_expires",
+    }
+)
+#: Every setting by its parameter.
+ROW_OF: Mapping[str, Row] = {row.parameter: row for row in ROWS}
+
 # Fields that cannot be cleared with `none`.
 REQUIRED_FIELDS = frozenset({"leverage_policy", "follow", "profile", "reorder_ms", "per_minute", "per_hour", "per_day"})
 
 
 def apply(options: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:
-    """Return the settings changed by the given options. Raises ConfigError naming the option, what was found and what is expected."""
+    """Return the settings changed by the given options. Raises ConfigError as `parse` does."""
     changes: dict[str, dict[str, Any]] = {"limits": {}, "rates": {}, "": {}}
     for row in ROWS:
         text = options.get(row.parameter)
         if text is None or text == []:
             continue
-        changes[row.part][row.field] = _parse(row, text)
+        changes[row.part][row.field] = parse(row, text)
     return replace(
         settings,
         limits=replace(settings.limits, **changes["limits"]),
         rates=replace(settings.rates, **changes["rates"]),
         **changes[""],
     )
+
+
+def parse(row: Row, text: Any) -> Any:
+    """The value of one setting, from its text as typed: a list for a repeated option, a bool for a switch.
+
+    Raises ConfigError naming the option, what was found and what is expected; its `field` is the row's parameter.
+    """
+    try:
+        return _parse(row, text)
+    except ConfigError as error:
+        raise ConfigError(error.message, code=error.code, field=row.parameter) from None
 
 
 def _parse(row: Row, text: Any) -> Any:

@@ -132,12 +132,16 @@ def check_name(name: str) -> None:
     """Raise ConfigError unless the name is 1 to 64 of the characters A-Z a-z 0-9 . _ -"""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"webhook name {name[:80]!r} cannot be used; use 1 to 64 letters, digits, dots, dashes and underscores"
+            f"webhook name {name[:80]!r} cannot be used; use 1 to 64 letters, digits, dots, dashes and underscores",
+            field="name",
         )
 
 
 def check_settings(settings: WebhookSettings) -> None:
-    """Raise ConfigError if a setting is invalid, or if two contradict each other so that no order could ever pass."""
+    """Raise ConfigError if a setting is invalid, or if two contradict each other so that no order could ever pass.
+
+    Its `field` is the parameter of the setting, as in webhooks/options.py; of two, that of the first.
+    """
     limits = settings.limits
     _check_order("--min-order-size", limits.min_order_size, "--max-order-size", limits.max_order_size)
     _check_order("--min-order-size", limits.min_order_size, "--max-position-size", limits.max_position_size)
@@ -145,23 +149,33 @@ def check_settings(settings: WebhookSettings) -> None:
     _check_order("--rate-per-minute", rates.per_minute, "--rate-per-hour", rates.per_hour)
     _check_order("--rate-per-hour", rates.per_hour, "--rate-per-day", rates.per_day)
     if limits.trading_hours is not None:
-        parse_hours(limits.trading_hours)
+        _check_hours(limits.trading_hours)
     if settings.profile not in PROFILES:
-        raise ConfigError(f"--profile: found {settings.profile[:40]!r}, expected one of {', '.join(PROFILES)}")
+        text = f"--profile: found {settings.profile[:40]!r}, expected one of {', '.join(PROFILES)}"
+        raise ConfigError(text, field="profile")
     for option, fields in (("--default", settings.defaults), ("--lock", settings.locked)):
         unknown = next((name for name in fields if canonical_name(name) not in ORDER_FIELDS), None)
         if unknown is not None:
             near = difflib.get_close_matches(unknown, ORDER_FIELDS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(ORDER_FIELDS))}"
-            raise ConfigError(f"{option}: {unknown[:40]!r} is not a field of an order; {hint}")
+            text = f"{option}: {unknown[:40]!r} is not a field of an order; {hint}"
+            raise ConfigError(text, field=option.removeprefix("--"))
     overlap = sorted(settings.defaults.keys() & settings.locked.keys())
     if overlap:
-        raise ConfigError(f"{overlap[0]} is given as --default and as --lock; keep one of the two")
+        raise ConfigError(f"{overlap[0]} is given as --default and as --lock; keep one of the two", field="default")
 
 
 def _check_order(low_name: str, low: object, high_name: str, high: object) -> None:
     if low is not None and high is not None and low > high:  # type: ignore[operator]  # both Decimal or both int
-        raise ConfigError(f"{low_name} {low} is larger than {high_name} {high}; no order could pass")
+        text = f"{low_name} {low} is larger than {high_name} {high}; no order could pass"
+        raise ConfigError(text, field=low_name.removeprefix("--").replace("-", "_"))
+
+
+def _check_hours(text: str) -> None:
+    try:
+        parse_hours(text)
+    except ConfigError as error:
+        raise ConfigError(error.message, field="trading_hours") from None
 
 
 def perp_symbol(text: str, option: str = "symbol") -> str:
@@ -199,7 +213,8 @@ def check_listed(symbols: Iterable[str], markets: Sequence[str], option: str = "
     for symbol in symbols:
         if markets and symbol not in markets:
             hint = did_you_mean(market(symbol), map(market, markets), otherwise="see the exchange's markets")
-            raise ConfigError(f"{option}: the exchange has no market {market(symbol)}; {hint}")
+            text = f"{option}: the exchange has no market {market(symbol)}; {hint}"
+            raise ConfigError(text, field=option.removeprefix("--").replace("-", "_"))
 
 
 def save_markets(connection: sqlite3.Connection, ticks: Mapping[str, Decimal], *, now: datetime) -> None:

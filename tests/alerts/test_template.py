@@ -12,7 +12,7 @@ from kekbridge.alerts.message import fired_at, interpret, read_message
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal
 from kekbridge.alerts.signature import check
-from kekbridge.alerts.template import KINDS, build, default_bounds, fill
+from kekbridge.alerts.template import KINDS, PARAMETERS, build, default_bounds, fill, steps
 from kekbridge.errors import ConfigError, Refused
 from kekbridge.model import OrderType, WebhookSettings
 
@@ -269,3 +269,68 @@ def test_a_symbol_bound_that_is_no_list_is_refused(value: object) -> None:
     with pytest.raises(Refused) as refused:
         interpret(read_message(json.dumps(plain | {"symbols": value}).encode()), WebhookSettings())
     assert (refused.value.code, refused.value.field) == ("field_invalid", "symbols")
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("4%", [("4", True, None)]),
+        ("68000", [("68000", False, None)]),
+        ("2%:50%, 4%:25", [("2", True, "50"), ("4", True, "25")]),
+        ("66000:40,68000:60", [("66000", False, "40"), ("68000", False, "60")]),
+        ("{{close}}:50%", [("65012.4", False, "50")]),
+    ],
+)
+def test_take_profits_with_shares(text: str, levels: list[tuple[str, bool, str | None]]) -> None:
+    """One level, or several with the share of the entry that each closes; a placeholder may be a level."""
+    built = build("indicator", api_key=KEY, api_secret=SECRET, take_profit=text)
+    signal = read(fill(built.message, ENTRY))
+    found = [(each.level, each.share) for each in signal.take_profits]
+    assert found == [
+        (Amount(Decimal(level), is_percent=is_percent), share and Decimal(share)) for level, is_percent, share in levels
+    ]
+
+
+@pytest.mark.parametrize("text", ["68,000", "2%:50%, 4%", "2%:", "a:5", "2%:50%,"])
+def test_several_levels_without_shares_are_refused(text: str) -> None:
+    """A thousands separator is not read as two levels, and no share is guessed."""
+    with pytest.raises(ConfigError, match="takeProfit: found") as caught:
+        build("indicator", api_key=KEY, api_secret=SECRET, take_profit=text)
+    assert caught.value.field == "takeProfit"
+
+
+def test_a_service_without_a_list_of_levels_refuses_one() -> None:
+    """TradersPost's takeProfit is one level; a list in its place would be read as none."""
+    assert build("indicator", api_key=KEY, api_secret=SECRET, take_profit="2%", profile="traderspost")
+    with pytest.raises(ConfigError, match="found 2 levels"):
+        build("indicator", api_key=KEY, api_secret=SECRET, take_profit="2%:50%,4%:50%", profile="traderspost")
+
+
+_EXAMPLES = {
+    "action": "sell", "symbol": "ETHUSDT.P", "quantity": "0.5", "quantity_type": "usd", "order_type": "limit", "limit_price": "3000",
+    "trigger_price": "2900", "stop_loss": "2%", "take_profit": "4%", "trailing_stop": "1%", "leverage": "3", "slippage": "1%",
+    "comment": "grid", "symbols": "ETHUSDT.P", "max_quantity": "2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_takes_its_parameters_and_no_others(kind: str) -> None:
+    """What the builder offers for a kind changes its message; what it does not offer would change nothing."""
+    bare = build(kind, api_key=KEY, api_secret=SECRET)
+    for name, value in _EXAMPLES.items():
+        options: dict[str, str] = {name: value}
+        if name == "quantity_type" and kind != "pine":
+            bare_now = build(kind, api_key=KEY, api_secret=SECRET, quantity="1")
+            options["quantity"] = "1"
+        else:
+            bare_now = bare
+        changed = build(kind, api_key=KEY, api_secret=SECRET, **options)
+        assert (changed.message != bare_now.message) is (name in PARAMETERS[kind]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_steps_end_at_the_url(kind: str) -> None:
+    """Three lines; a local address is not one that TradingView reaches."""
+    local, public = steps(kind, "http://127.0.0.1:8080/x"), steps(kind, "https://example.com/x")
+    assert len(local) == len(public) == 3
+    assert ("public-address" in local[2], "public-address" in public[2]) == (True, False)
