@@ -5,11 +5,12 @@ received = refused + duplicate + expired + done + unknown + waiting, always. Mon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
 from kekbridge.formatting import EXACT
 from kekbridge.model.latency import STAGES
@@ -31,6 +32,10 @@ _GROUPS: Final = {
 # Sent, but neither finished nor unknown.
 _IN_FLIGHT: Final = frozenset({"submitting", "accepted", "partially_filled"})
 _BARS: Final = "▁▂▃▄▅▆▇█"
+# Milliseconds, up to 100 s; and basis points, up to 10 %.
+_LATENCY_EDGES: Final = (*(digit * 10.0**power for power in range(-1, 5) for digit in (1, 2, 5)), 100_000.0)
+_BPS: Final = (*(digit * 10.0**power for power in range(-1, 3) for digit in (1, 2, 5)), 1000.0)
+_SLIPPAGE_EDGES: Final = (*(-edge for edge in reversed(_BPS)), 0.0, *_BPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,95 @@ class Report:
     equity: Sequence[tuple[datetime, Decimal]]
 
 
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bin of a histogram: values from `low` on, below `high`."""
+
+    #: None: without a lower bound.
+    low: float | None
+    #: None: without an upper bound.
+    high: float | None
+    #: Number of values.
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Number of alerts that came to nothing for one reason."""
+
+    #: `refused`, `denied`, `rejected`, `expired`, `unknown` or `failed`.
+    outcome: str
+    #: A code of codes.py, or the outcome if there is none.
+    code: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PnlPart:
+    """Profit and loss of one day, webhook or market, in USDC."""
+
+    #: UTC day (`2026-01-15`), webhook or market; empty: of no webhook.
+    name: str
+    #: As the exchange booked it, before fees.
+    realized_pnl: Decimal = ZERO
+    fees: Decimal = ZERO
+    #: Funding paid, received negative.
+    funding: Decimal = ZERO
+    #: Orders that closed all or part of a position, and those of them with a gain, fees not included.
+    closing_orders: int = 0
+    wins: int = 0
+
+    @property
+    def net_pnl(self) -> Decimal:
+        """Realized P&L minus fees and funding."""
+        return net_of(self.realized_pnl, self.fees, self.funding)
+
+    @property
+    def win_rate(self) -> Decimal | None:
+        """Closing orders with a gain, of all closing orders."""
+        return _share(self.wins, self.closing_orders)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing was won, lost or paid."""
+        return not (self.realized_pnl or self.fees or self.funding)
+
+    def plus(self, other: PnlPart) -> PnlPart:
+        """The exact sum, under this part's name."""
+        return PnlPart(
+            name=self.name,
+            realized_pnl=EXACT.add(self.realized_pnl, other.realized_pnl),
+            fees=EXACT.add(self.fees, other.fees),
+            funding=EXACT.add(self.funding, other.funding),
+            closing_orders=self.closing_orders + other.closing_orders,
+            wins=self.wins + other.wins,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pnl:
+    """Profit and loss of one period, divided in three ways; the sum of each is the same."""
+
+    #: Days with any, oldest first.
+    by_day: tuple[PnlPart, ...] = ()
+    #: Best first.
+    by_webhook: tuple[PnlPart, ...] = ()
+    by_market: tuple[PnlPart, ...] = ()
+
+
+def add_parts(parts: Iterable[tuple[str, PnlPart]]) -> list[PnlPart]:
+    """Exact sums of parts by name, in the order in which names occur first."""
+    found: dict[str, PnlPart] = {}
+    for name, part in parts:
+        found[name] = found.get(name, PnlPart(name=name)).plus(part)
+    return list(found.values())
+
+
+def best_first(parts: Iterable[PnlPart]) -> tuple[PnlPart, ...]:
+    """Highest net P&L first, equal ones by name."""
+    return tuple(sorted(parts, key=lambda part: (-part.net_pnl, part.name)))
+
+
 def group_of(status: str) -> str:
     """The group of the sum that an alert status belongs to; `done` if nothing more has to happen, also for a resting order."""
     return _GROUPS.get(status, "done")
@@ -210,6 +304,41 @@ def build_report(facts: Facts) -> Report:
         alerts_per_day=facts.per_day,
         equity=facts.equity,
     )
+
+
+def reasons_of(facts: Facts) -> tuple[Reason, ...]:
+    """Why alerts came to nothing, most frequent first; unauthenticated requests count as refused."""
+    found: dict[tuple[str, str], int] = {}
+    for tally in (*facts.alerts, *facts.refusals):
+        if group_of(tally.status) in ("refused", "expired", "unknown"):
+            is_conflict = tally.status == "alert_conflict"
+            key = ("refused", "alert_id_reused") if is_conflict else (tally.status, tally.code or tally.status)
+            found[key] = found.get(key, 0) + tally.count
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Reason(*key, count) for key, count in ordered if count > 0)
+
+
+def latency_histogram(milliseconds: Sequence[float]) -> tuple[Bin, ...]:
+    """Values by bins that double about: 1, 2, 5, 10, 20, ... ms, from the first bin with any to the last."""
+    return _histogram(milliseconds, _LATENCY_EDGES)
+
+
+def slippage_histogram(facts: Facts, *, against: Literal["signal", "mark"]) -> tuple[Bin, ...]:
+    """Slippage of the sampled market orders in basis points, positive worse; bins as of latency, on both sides of zero."""
+    shares = _shares_of((one.sign, one.average_price, getattr(one, against)) for one in facts.executions)
+    return _histogram([float(share * 10_000) for share in shares], _SLIPPAGE_EDGES)
+
+
+def _histogram(values: Sequence[float], edges: Sequence[float]) -> tuple[Bin, ...]:
+    """Bins between increasing edges, the first and last open, without empty ones at the ends."""
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[bisect_right(edges, value)] += 1
+    filled = [index for index, count in enumerate(counts) if count]
+    if not filled:
+        return ()
+    lows, highs = (None, *edges), (*edges, None)
+    return tuple(Bin(lows[index], highs[index], counts[index]) for index in range(filled[0], filled[-1] + 1))
 
 
 def _counts(facts: Facts) -> Counts:
@@ -261,8 +390,13 @@ def percentile(ordered: Sequence[float], percent: int) -> float:
     return ordered[max(rank, 1) - 1]
 
 
+def _shares_of(prices: Iterable[tuple[int, Decimal, Decimal | None]]) -> list[Decimal]:
+    """By what fraction of the expected price each price was worse."""
+    return [(price - expected) * sign / expected for sign, price, expected in prices if expected]
+
+
 def _slippage(prices: Sequence[tuple[int, Decimal, Decimal | None]]) -> Slippage | None:
-    worse = [(price - expected) * sign / expected for sign, price, expected in prices if expected]
+    worse = _shares_of(prices)
     if not worse:
         return None
     return Slippage(count=len(worse), mean=sum(worse, ZERO) / len(worse), worst=max(worse))

@@ -15,7 +15,7 @@ from decimal import Context, Decimal, Inexact
 from enum import Enum, StrEnum
 from functools import cache, lru_cache
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -67,6 +67,33 @@ def optional_time(text: str | None) -> datetime | None:
 def day_of(moment: datetime) -> str:
     """The UTC day `YYYY-MM-DD`, by which daily limits count."""
     return time_text(moment)[:10]
+
+
+class Span(NamedTuple):
+    """A period as stored times, for comparisons in SQL: from `start` on, before `end`."""
+
+    #: `0`: from the beginning.
+    start: str
+    #: `~`: without an end.
+    end: str
+
+    @classmethod
+    def of(cls, since: datetime | None, until: datetime | None = None) -> Self:
+        """None: without a bound. A period that would end before it begins is empty."""
+        start = optional_time_text(since) or "0"
+        return cls(start, max(start, optional_time_text(until) or "~"))
+
+    @property
+    def first_hour(self) -> str:
+        """The hour that `start` divides, as the tables of counts and sums write it."""
+        return self.start[:13]
+
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        """What the hours from `first_hour` to `end` contain beyond the period: before `start`, and from `end` to the end of its hour."""
+        early = ((self.start[:13], self.start),) if len(self.start) > 13 else ()
+        late = ((self.end, f"{self.end[:13]}~"),) if len(self.end) > 13 else ()
+        return early + late
 
 
 def truncate_to_ms(moment: datetime) -> datetime:

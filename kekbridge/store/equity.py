@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.model import AccountSnapshot, EquityMark, Flow
+from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow
 from kekbridge.store import codec, journal, settings
 from kekbridge.store.codec import decimal_text
 
@@ -113,10 +113,43 @@ def known_transfers(connection: sqlite3.Connection, *, since: datetime) -> Mappi
     return {name: Flow(codec.parse_time(at), Decimal(amount)) for name, at, amount in rows}
 
 
-def funding_total(connection: sqlite3.Connection, *, since: str) -> Decimal:
-    """Funding paid since a time (as stored), in USDC."""
-    rows = connection.execute("SELECT fee FROM funding WHERE at >= ?", (since,))
-    return codec.exact_total(Decimal(fee) for (fee,) in rows)
+def list_funding(connection: sqlite3.Connection, span: codec.Span) -> Mapping[FundingKey, Decimal]:
+    """Funding paid in a period, in USDC, by UTC day (`2026-01-15`), webhook id (empty: of none) and market."""
+    found: dict[FundingKey, Decimal] = {}
+    rows = connection.execute(
+        "SELECT substr(at, 1, 10), coalesce(webhook_id, ''), symbol, fee FROM funding WHERE at >= ? AND at < ?", span
+    )
+    for day, webhook_id, symbol, fee in rows:
+        key = (day, webhook_id, symbol)
+        found[key] = codec.EXACT.add(found.get(key, ZERO), Decimal(fee))
+    return found
+
+
+def funding_total(connection: sqlite3.Connection, *, since: str, until: str = "~") -> Decimal:
+    """Funding paid in a period (times as stored), in USDC."""
+    return codec.exact_total(list_funding(connection, codec.Span(since, until)).values())
+
+
+def curve(connection: sqlite3.Connection, span: codec.Span, *, points: int) -> tuple[EquityMark, ...]:
+    """The equity curve of a period: the last mark of each of `points` equal intervals that has one, oldest first.
+
+    One lookup per point, however long the period.
+    """
+    ends = connection.execute(
+        "SELECT (SELECT at FROM equity_marks WHERE at >= ?1 AND at < ?2 ORDER BY at LIMIT 1),"
+        " (SELECT at FROM equity_marks WHERE at >= ?1 AND at < ?2 ORDER BY at DESC LIMIT 1)",
+        span,
+    ).fetchone()
+    if ends[0] is None:
+        return ()
+    first, last = map(codec.parse_time, ends)
+    found: dict[datetime, EquityMark] = {}
+    for part in range(points):
+        end = first + (last - first) * (part + 1) / points
+        mark = _one(connection, "WHERE at <= ? ORDER BY at DESC LIMIT 1", (max(codec.time_text(end), ends[0]),))
+        if mark is not None:
+            found[mark.at] = mark
+    return tuple(found.values())
 
 
 def _base(connection: sqlite3.Connection, now: datetime) -> EquityMark | None:

@@ -1,4 +1,4 @@
-"""Fills: each execution stored once, and results (fees, P&L, wins) summed by hour.
+"""Fills: each execution stored once, and results (fees, P&L, wins) summed by hour, webhook and market.
 
 Running totals are exact: they equal their recomputation to the last digit.
 """
@@ -11,20 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, MarginMode, Side
 from kekbridge.store import codec
-from kekbridge.store.codec import EXACT, decimal_text, exact_total, optional_decimal, optional_decimal_text
+from kekbridge.store.codec import EXACT, Span, decimal_text, exact_total, optional_decimal, optional_decimal_text
 from kekbridge.store.facts import FillFact, OwnedFill
 
 _COLUMNS: Final = (
     "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at,"
     " margin_mode"
 )
-_FILLS: Final = "SELECT order_id, coalesce(webhook_id, ''), fee, realized_pnl, substr(executed_at, 1, 13) FROM fills"
-_Bucket = tuple[str, str]  # hour of execution (`2026-01-15T10`) and webhook id, empty if it belongs to none
+_FILLS: Final = (
+    "SELECT order_id, substr(executed_at, 1, 13), coalesce(webhook_id, ''), symbol, fee, realized_pnl FROM fills"
+)
+# Hour of execution (`2026-01-15T10`), webhook id (empty if it belongs to none) and market.
+_Bucket = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,28 +193,53 @@ def _fill(row: sqlite3.Row) -> Fill:
 # ----------------------------------------------------------------------------------------------------- results by hour
 
 
-def sum_results(connection: sqlite3.Connection, *, since: str, webhook_id: str | None) -> ResultShare:
-    """Results since a time (as stored), of all webhooks or one. Closing orders count by whole hours, fees and P&L exactly."""
+def list_results(
+    connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None
+) -> Mapping[_Bucket, ResultShare]:
+    """Results of a period by UTC day (`2026-01-15`), webhook id (empty: none) and market, of all webhooks or of one.
+
+    Closing orders count by whole hours, fees and P&L exactly.
+    """
+    found: dict[_Bucket, list[Any]] = {}
     rows = connection.execute(
-        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour >= ?1 AND (?2 IS NULL OR webhook_id = ?2)",
-        (since[:13], webhook_id),
+        "SELECT substr(hour, 1, 10), webhook_id, symbol, fees, realized_pnl, closings, wins, 1 FROM results"
+        " WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR webhook_id = ?3)",
+        (span.first_hour, span.end, webhook_id),
     )
-    found = ResultShare()
-    for fees, realized, closings, wins in rows:
-        found = found.plus(ResultShare(Decimal(fees), Decimal(realized), closings, wins))
-    if len(since) > 13:
-        early = connection.execute(
-            "SELECT fee, realized_pnl FROM fills"
-            " WHERE executed_at >= ?1 AND executed_at < ?2 AND (?3 IS NULL OR webhook_id = ?3)",
-            (since[:13], since, webhook_id),
+    edges = (
+        connection.execute(
+            "SELECT substr(executed_at, 1, 10), coalesce(webhook_id, ''), symbol, fee, coalesce(realized_pnl, '0'), 0, 0, -1"
+            " FROM fills WHERE executed_at >= ?1 AND executed_at < ?2 AND (?3 IS NULL OR webhook_id = ?3)",
+            (low, high, webhook_id),
         )
-        for fee, realized in early:
-            found = found.plus(ResultShare(Decimal(fee), optional_decimal(realized) or ZERO), -1)
-    return found
+        for low, high in span.edges
+    )
+    # A loop over plain lists: years of hours are read for one page.
+    for day, owner, symbol, fees, realized, closings, wins, sign in chain(rows, *edges):
+        share = found.setdefault((day, owner, symbol), [ZERO, ZERO, 0, 0])
+        change = EXACT.add if sign > 0 else EXACT.subtract
+        share[0] = change(share[0], Decimal(fees))
+        share[1] = change(share[1], Decimal(realized))
+        share[2] += closings
+        share[3] += wins
+    return {bucket: ResultShare(*share) for bucket, share in found.items()}
+
+
+def sum_results(connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None) -> ResultShare:
+    """The total of `list_results`."""
+    return sum_shares(list_results(connection, span, webhook_id=webhook_id).values())
+
+
+def sum_shares(shares: Iterable[ResultShare]) -> ResultShare:
+    """The exact total of results."""
+    total = ResultShare()
+    for share in shares:
+        total = total.plus(share)
+    return total
 
 
 def rebuild_results(connection: sqlite3.Connection) -> None:
-    """Recompute all results from the fills. Used by migration 0003."""
+    """Recompute all results from the fills. Used by migration 0013."""
     sums: dict[_Bucket, ResultShare] = {}
     rows = connection.execute(f"{_FILLS} ORDER BY order_id, executed_at, trade_id")
     for _, fills in groupby(rows, key=lambda row: row[0]):
@@ -239,11 +267,12 @@ def _shares_by_bucket(fills: Iterable[Any]) -> Mapping[_Bucket, ResultShare]:
     found: dict[_Bucket, ResultShare] = {}
     first: _Bucket | None = None
     total = ZERO
-    for _, webhook_id, fee, realized, hour in fills:
+    for _, hour, webhook_id, symbol, fee, realized in fills:
+        bucket = (hour, webhook_id, symbol)
         amount = optional_decimal(realized) or ZERO
-        found[hour, webhook_id] = found.get((hour, webhook_id), ResultShare()).plus(ResultShare(Decimal(fee), amount))
+        found[bucket] = found.get(bucket, ResultShare()).plus(ResultShare(Decimal(fee), amount))
         if amount:
-            first = first or (hour, webhook_id)
+            first = first or bucket
             total = EXACT.add(total, amount)
     if first is not None:
         found[first] = found[first].plus(ResultShare(closings=1, wins=int(total > 0)))
@@ -259,13 +288,15 @@ def _order_shares(connection: sqlite3.Connection, order_id: str) -> Mapping[_Buc
 def _add_share(connection: sqlite3.Connection, bucket: _Bucket, change: ResultShare) -> None:
     after = _read_share(connection, bucket).plus(change)
     connection.execute(
-        "INSERT OR REPLACE INTO results (hour, webhook_id, fees, realized_pnl, closings, wins) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO results (hour, webhook_id, symbol, fees, realized_pnl, closings, wins)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (*bucket, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
     )
 
 
 def _read_share(connection: sqlite3.Connection, bucket: _Bucket) -> ResultShare:
     row = connection.execute(
-        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour = ? AND webhook_id = ?", bucket
+        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour = ? AND webhook_id = ? AND symbol = ?",
+        bucket,
     ).fetchone()
     return ResultShare() if row is None else ResultShare(Decimal(row[0]), Decimal(row[1]), row[2], row[3])

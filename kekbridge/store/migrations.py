@@ -375,8 +375,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
                 PRIMARY KEY (hour, webhook_id)
             ) STRICT, WITHOUT ROWID
             """,
-            fills.rebuild_results,
-            # Old refusals are deleted, their count is kept.
+            # Results are summed by 0013, which has the table with markets. Old refusals are deleted, their count is kept.
             "INSERT INTO tallies SELECT 'refusal', substr(minute, 1, 13), '', 'refused', code, sum(count)"
             " FROM refusals GROUP BY 2, 5",
             "CREATE TRIGGER refusals_counted AFTER INSERT ON refusals BEGIN " + _count_refusals("new.count") + " END",
@@ -507,4 +506,24 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
     ),
     # A market can have a cross and an isolated position, each with fills of its own.
     ("0012_margin_modes", ("ALTER TABLE fills ADD COLUMN margin_mode TEXT NOT NULL DEFAULT 'CROSS'",)),
+    # P&L by market needs no scan of the fills either.
+    (
+        "0013_results_by_market",
+        (
+            "DROP TABLE results",
+            """
+            CREATE TABLE results (                  -- fills summed by hour: what they cost and won
+                hour TEXT NOT NULL,                 -- of execution; a closing order counts where its first closing fill does
+                webhook_id TEXT NOT NULL,           -- '': nobody's here
+                symbol TEXT NOT NULL,
+                fees TEXT NOT NULL,
+                realized_pnl TEXT NOT NULL,
+                closings INTEGER NOT NULL,          -- orders that closed something
+                wins INTEGER NOT NULL,              -- those of them with a gain, fees not included
+                PRIMARY KEY (hour, webhook_id, symbol)
+            ) STRICT, WITHOUT ROWID
+            """,
+            fills.rebuild_results,
+        ),
+    ),
 )

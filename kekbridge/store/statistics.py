@@ -1,6 +1,6 @@
 """Facts for the statistics (model/statistics.py), and the daily summary.
 
-A million alerts cost no more than a thousand: whole hours are read from `tallies` and `results`, the hour that `since` divides from
+A million alerts cost no more than a thousand: whole hours are read from `tallies` and `results`, an hour that the period divides from
 indexes, latencies and slippage from a sample of the newest alerts and orders, the equity curve with one lookup per point.
 """
 
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.model import Side
+from kekbridge.model import EquityMark, Side
 from kekbridge.model.latency import AlertTimestamps, stages_of
-from kekbridge.model.statistics import Execution, Facts, Tally, group_of, net_of
+from kekbridge.model.statistics import Execution, Facts, Pnl, PnlPart, Tally, add_parts, best_first, group_of, net_of
 from kekbridge.store import codec, equity, fills, journal, positions, settings, webhooks
-from kekbridge.store.codec import optional_decimal
+from kekbridge.store.codec import Span, optional_decimal
 
 SAMPLE: Final = 2000
-_LONG_AGO: Final = "0000"
 _POINTS: Final = 240
 _LAST_SUMMARY: Final = "daily_summary_of"
-# By kind of tally: the table, its time, its webhook, status and code, and which rows count. For the hour that `since` divides.
+# By kind of tally: the table, its time, its webhook, status and code, and which rows count. For an hour that the period divides.
 _ROWS: Final = {
     "alert": ("alerts", "received_at", "webhook_id", "status, coalesce(code, '') AS code", "TRUE"),
     "order": ("orders", "created_at", "webhook_id", "status, iif(submitted_at IS NULL, '', 'sent') AS code", "TRUE"),
@@ -49,121 +48,119 @@ _ROWS: Final = {
 
 
 def gather_facts(
-    connection: sqlite3.Connection, *, since: datetime | None, now: datetime, webhook: str | None = None
+    connection: sqlite3.Connection,
+    *,
+    since: datetime | None,
+    now: datetime,
+    until: datetime | None = None,
+    webhook: str | None = None,
 ) -> Facts:
     """Read everything that model.statistics.build_report needs. `webhook` is a name or id. Raises NotFound."""
     webhook_id = None if webhook is None else webhooks.find(connection, webhook).id
-    start = codec.optional_time_text(since) or _LONG_AGO
-    results = fills.sum_results(connection, since=start, webhook_id=webhook_id)
+    span = Span.of(since, until)
+    results = fills.sum_results(connection, span, webhook_id=webhook_id)
     open_positions = positions.list_all(connection)
     open_pnl = [one.unrealized_pnl for one in open_positions]
     mark = equity.latest(connection)
+    end = min(until or now, now)
     return Facts(
         since=since,
-        alerts=(*_tallies(connection, "alert", start, webhook_id), *_tallies(connection, "event", start, webhook_id)),
-        refusals=_tallies(connection, "refusal", start, None) if webhook_id is None else (),
-        orders=_tallies(connection, "order", start, webhook_id),
-        latencies=_latencies(connection, start, webhook_id),
-        executions=_executions(connection, start, webhook_id),
+        alerts=(*_tallies(connection, "alert", span, webhook_id), *_tallies(connection, "event", span, webhook_id)),
+        refusals=_tallies(connection, "refusal", span, None) if webhook_id is None else (),
+        orders=_tallies(connection, "order", span, webhook_id),
+        latencies=_latencies(connection, span, webhook_id),
+        executions=_executions(connection, span, webhook_id),
         closings=results.closings,
         wins=results.wins,
         realized=results.realized,
         fees=results.fees,
-        funding=equity.funding_total(connection, since=start) if webhook_id is None else None,
+        funding=equity.funding_total(connection, since=span.start, until=span.end) if webhook_id is None else None,
         unrealized=sum((one for one in open_pnl if one is not None), Decimal(0)) if webhook_id is None else None,
-        stops=_stops(connection, start, webhook_id),
+        stops=_stops(connection, span, webhook_id),
         exposure=sum(
             (abs(one.quantity * (one.mark_price or one.average_open_price)) for one in open_positions), Decimal(0)
         ),
         account_value=None if mark is None else mark.value,
-        per_day=_per_day(connection, since, now, webhook_id),
-        equity=_equity(connection, since, now),
+        per_day=_last_days(connection, since, end, webhook_id),
+        equity=tuple((one.at, one.value) for one in _equity(connection, since, end)),
     )
 
 
-def timestamps_of(
-    connection: sqlite3.Connection, alert_id: str, received: str, fired: str | None, stages: str
-) -> AlertTimestamps:
-    """Timestamps of an alert (from its columns as stored) and its first order."""
-    row = connection.execute(
-        "SELECT submitted_at, signed_at, accepted_at, iif(status = 'filled', finished_at, NULL) FROM orders"
-        " WHERE alert_id = ? AND leg = 0",
-        (alert_id,),
-    ).fetchone()
-    claimed, signed, accepted, filled = (None,) * 4 if row is None else map(codec.optional_time, row)
-    measured = json.loads(stages)
-    return AlertTimestamps(
-        received=codec.parse_time(received),
-        fired=codec.optional_time(fired),
-        stored_ms=measured.get("stored"),
-        claimed=claimed,
-        signed=signed,
-        accepted=accepted,
-        filled=filled,
-        answered_ms=measured.get("answered"),
-    )
-
-
-def _tallies(connection: sqlite3.Connection, kind: str, start: str, webhook_id: str | None) -> tuple[Tally, ...]:
-    """Counts since `start`: from the tallies of whole hours, minus what the first hour contains before `start`."""
+def _tallies(connection: sqlite3.Connection, kind: str, span: Span, webhook_id: str | None) -> tuple[Tally, ...]:
+    """Counts of a period: from the tallies of whole hours, minus what its first and last hour contain beyond it."""
     found: dict[tuple[str, str], int] = {}
     rows = connection.execute(
-        "SELECT status, code, sum(count) FROM tallies WHERE kind = ? AND hour >= ? AND (?3 IS NULL OR webhook_id = ?3)"
-        " GROUP BY status, code",
-        (kind, start[:13], webhook_id),
+        "SELECT status, code, sum(count) FROM tallies WHERE kind = ?1 AND hour >= ?2 AND hour < ?3"
+        " AND (?4 IS NULL OR webhook_id = ?4) GROUP BY status, code",
+        (kind, span.first_hour, span.end, webhook_id),
     )
     for status, code, count in rows:
         found[status, code] = count
-    for status, code, count in _early(connection, kind, start, webhook_id) if len(start) > 13 else ():
-        found[status, code] = found.get((status, code), 0) - count
+    for edge in span.edges:
+        for status, code, count in _rows_of(connection, kind, edge, webhook_id):
+            found[status, code] = found.get((status, code), 0) - count
     return tuple(Tally(status, code, count) for (status, code), count in found.items() if count)
 
 
-def _early(
-    connection: sqlite3.Connection, kind: str, start: str, webhook_id: str | None
+def _rows_of(
+    connection: sqlite3.Connection, kind: str, edge: tuple[str, str], webhook_id: str | None
 ) -> Iterator[tuple[str, str, int]]:
-    """Counts of the hour of `start` before `start`. Unauthenticated requests are stored by whole minutes."""
+    """Counts of a part of an hour. Unauthenticated requests are stored by whole minutes."""
+    low, high = edge
     if kind == "refusal":
         yield from connection.execute(
             "SELECT 'refused', code, sum(count) FROM refusals WHERE minute >= ? AND minute < ? GROUP BY code",
-            (start[:13], start[:16]),
+            (low[:16], high[:16]),
         )
         return
     table, column, owner, columns, which = _ROWS[kind]
     rows = connection.execute(
         f"SELECT {columns} FROM {table} WHERE {column} >= ? AND {column} < ? AND {which} AND (?3 IS NULL OR {owner} = ?3)",
-        (start[:13], start, webhook_id),
+        (low, high, webhook_id),
     )
     yield from ((status, code, 1) for status, code in rows)
 
 
-def _latencies(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> dict[str, list[float]]:
+def _latencies(connection: sqlite3.Connection, span: Span, webhook_id: str | None) -> dict[str, list[float]]:
     """Milliseconds by stage, of the newest alerts; an alert with several orders counts by its first."""
     rows = connection.execute(
-        "SELECT a.id, a.received_at, a.fired_at, a.stages FROM alerts a"
-        " WHERE a.received_at >= ?1 AND (?2 IS NULL OR a.webhook_id = ?2) ORDER BY a.received_at DESC LIMIT ?3",
-        (start, webhook_id, SAMPLE),
-    ).fetchall()
+        "SELECT a.received_at, a.fired_at, a.stages, o.submitted_at, o.signed_at, o.accepted_at,"
+        " iif(o.status = 'filled', o.finished_at, NULL)"
+        " FROM (SELECT id, received_at, fired_at, stages FROM alerts WHERE received_at >= ?1 AND received_at < ?2"
+        " AND (?3 IS NULL OR webhook_id = ?3) ORDER BY received_at DESC LIMIT ?4) a"
+        " LEFT JOIN orders o ON o.alert_id = a.id AND o.leg = 0",
+        (*span, webhook_id, SAMPLE),
+    )
     found: dict[str, list[float]] = {}
-    for alert_id, received, fired, stages in rows:
-        timestamps = timestamps_of(connection, alert_id, received, fired, stages)
+    for received, fired, stages, claimed, signed, accepted, filled in rows:
+        measured = json.loads(stages)
+        timestamps = AlertTimestamps(
+            received=codec.parse_time(received),
+            fired=codec.optional_time(fired),
+            stored_ms=measured.get("stored"),
+            claimed=codec.optional_time(claimed),
+            signed=codec.optional_time(signed),
+            accepted=codec.optional_time(accepted),
+            filled=codec.optional_time(filled),
+            answered_ms=measured.get("answered"),
+        )
         for stage, value in stages_of(timestamps).items():
             found.setdefault(stage, []).append(value)
     return found
 
 
-def _executions(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> tuple[Execution, ...]:
+def _executions(connection: sqlite3.Connection, span: Span, webhook_id: str | None) -> tuple[Execution, ...]:
     """The newest executed market orders; those of one webhook are found through its alerts."""
     newest = (
-        "SELECT * FROM orders ORDER BY sequence DESC LIMIT ?3"
+        "SELECT * FROM orders WHERE created_at >= ?2 AND created_at < ?3 ORDER BY created_at DESC LIMIT ?4"
         if webhook_id is None
-        else "SELECT o.* FROM alerts a CROSS JOIN orders o ON o.alert_id = a.id WHERE a.webhook_id = ?1 AND a.received_at >= ?2"
-        " ORDER BY a.received_at DESC LIMIT ?3"
+        else "SELECT o.* FROM alerts a CROSS JOIN orders o ON o.alert_id = a.id WHERE a.webhook_id = ?1"
+        " AND a.received_at >= ?2 AND a.received_at < ?3 ORDER BY a.received_at DESC LIMIT ?4"
     )
     rows = connection.execute(
         "SELECT side, average_price, json_extract(intent, '$.signal_price'), json_extract(intent, '$.reference_price')"
-        f" FROM ({newest}) WHERE created_at >= ?2 AND average_price IS NOT NULL AND order_type = 'market'",
-        (webhook_id, start, SAMPLE),
+        f" FROM ({newest}) WHERE average_price IS NOT NULL AND order_type = 'market'",
+        (webhook_id, *span, SAMPLE),
     )
     return tuple(
         Execution(
@@ -176,46 +173,97 @@ def _executions(connection: sqlite3.Connection, start: str, webhook_id: str | No
     )
 
 
-def _stops(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> tuple[int, int]:
+def _stops(connection: sqlite3.Connection, span: Span, webhook_id: str | None) -> tuple[int, int]:
     """Number of entries whose exits at the exchange are finished, and of those closed by the stop loss."""
-    found = {one.status: one.count for one in _tallies(connection, "stop", start, webhook_id)}
+    found = {one.status: one.count for one in _tallies(connection, "stop", span, webhook_id)}
     return sum(found.values()), found.get("hit", 0)
 
 
-def _per_day(
-    connection: sqlite3.Connection, since: datetime | None, now: datetime, webhook_id: str | None
-) -> dict[date, int]:
-    """Alerts of each of the last 30 days at most, including days without any."""
-    first = max((since or now - timedelta(days=29)).date(), (now - timedelta(days=29)).date())
-    days = {first + timedelta(days=offset): 0 for offset in range((now.date() - first).days + 1)}
+def count_by_day(connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None) -> dict[date, int]:
+    """Alerts of the UTC days that a period touches, whole days, those with any, oldest first."""
     rows = connection.execute(
-        "SELECT substr(hour, 1, 10), sum(count) FROM tallies WHERE kind = 'alert' AND hour >= ?1"
-        " AND (?2 IS NULL OR webhook_id = ?2) GROUP BY 1",
-        (first.isoformat(), webhook_id),
+        "SELECT substr(hour, 1, 10), sum(count) FROM tallies WHERE kind = 'alert' AND hour >= ?1 AND hour < ?2"
+        " AND (?3 IS NULL OR webhook_id = ?3) GROUP BY 1 HAVING sum(count) > 0 ORDER BY 1",
+        (span.start[:10], span.end, webhook_id),
     )
-    for day, count in rows:
-        if date.fromisoformat(day) in days:
-            days[date.fromisoformat(day)] = count
-    return days
+    return {date.fromisoformat(day): count for day, count in rows}
 
 
-def _equity(
-    connection: sqlite3.Connection, since: datetime | None, now: datetime
-) -> tuple[tuple[datetime, Decimal], ...]:
-    """The account value over at most 90 days: the last mark of each of 240 equal intervals."""
-    earliest = codec.time_text(max(since or now - timedelta(days=90), now - timedelta(days=90)))
-    first = connection.execute("SELECT min(at) FROM equity_marks WHERE at >= ?", (earliest,)).fetchone()[0]
-    if first is None:
-        return ()
-    start = codec.parse_time(first)
-    chosen: dict[datetime, Decimal] = {}
-    for part in range(_POINTS):
-        end = codec.time_text(start + (now - start) * (part + 1) / _POINTS)
-        at, value = connection.execute(
-            "SELECT at, account_value FROM equity_marks WHERE at <= max(?, ?) ORDER BY at DESC LIMIT 1", (end, first)
-        ).fetchone()
-        chosen[codec.parse_time(at)] = Decimal(value)
-    return tuple(chosen.items())
+def _last_days(
+    connection: sqlite3.Connection, since: datetime | None, end: datetime, webhook_id: str | None
+) -> dict[date, int]:
+    """Alerts of each of the last 30 days of a period at most, including days without any."""
+    last = end.astimezone(UTC).date()
+    first = last - timedelta(days=29)
+    if since is not None:
+        first = max(since.astimezone(UTC).date(), first)
+    found = count_by_day(connection, Span(first.isoformat(), codec.time_text(end)), webhook_id=webhook_id)
+    days = (first + timedelta(days=offset) for offset in range((last - first).days + 1))
+    return {day: found.get(day, 0) for day in days}
+
+
+def _equity(connection: sqlite3.Connection, since: datetime | None, end: datetime) -> tuple[EquityMark, ...]:
+    """The equity curve over at most 90 days."""
+    earliest = end - timedelta(days=90)
+    span = Span.of(max(since or earliest, earliest), end + timedelta(milliseconds=1))
+    return equity.curve(connection, span, points=_POINTS)
+
+
+# ---------------------------------------------------------------------------------------------------- profit and loss
+
+
+def pnl_by_day(
+    connection: sqlite3.Connection, *, since: datetime | None, until: datetime | None = None, webhook: str | None = None
+) -> tuple[PnlPart, ...]:
+    """Profit and loss of each UTC day of a period with any, oldest first. `webhook` is a name or id. Raises NotFound."""
+    return read_pnl(connection, since=since, until=until, webhook=webhook).by_day
+
+
+def pnl_by_webhook(
+    connection: sqlite3.Connection, *, since: datetime | None, until: datetime | None = None
+) -> tuple[PnlPart, ...]:
+    """Profit and loss of each webhook in a period, best first. An empty name: of orders that no webhook caused."""
+    return read_pnl(connection, since=since, until=until).by_webhook
+
+
+def read_pnl(
+    connection: sqlite3.Connection, *, since: datetime | None, until: datetime | None = None, webhook: str | None = None
+) -> Pnl:
+    """Profit and loss of a period by day, webhook and market, of all webhooks or of one (a name or id). Raises NotFound."""
+    webhook_id = None if webhook is None else webhooks.find(connection, webhook).id
+    span = Span.of(since, until)
+    parts: dict[tuple[str, str, str], PnlPart] = {
+        bucket: PnlPart(
+            name="",
+            realized_pnl=share.realized,
+            fees=share.fees,
+            closing_orders=share.closings,
+            wins=share.wins,
+        )
+        for bucket, share in fills.list_results(connection, span, webhook_id=webhook_id).items()
+    }
+    for bucket, paid in equity.list_funding(connection, span).items():
+        if webhook_id in (None, bucket[1]):
+            parts[bucket] = parts.get(bucket, PnlPart(name="")).plus(PnlPart(name="", funding=paid))
+    names = _webhook_names(connection, {owner for _, owner, _ in parts})
+    traded = [(bucket, part) for bucket, part in parts.items() if not part.is_empty]
+    return Pnl(
+        by_day=tuple(sorted(add_parts((day, part) for (day, _, _), part in traded), key=lambda part: part.name)),
+        by_webhook=best_first(add_parts((names[owner], part) for (_, owner, _), part in traded)),
+        by_market=best_first(add_parts((symbol, part) for (_, _, symbol), part in traded)),
+    )
+
+
+def _webhook_names(connection: sqlite3.Connection, webhook_ids: Iterable[str]) -> dict[str, str]:
+    """Names by id; a deleted webhook keeps the name that its last alert had."""
+    known = {one.id: one.name for one in webhooks.list_all(connection)} | {"": ""}
+    for webhook_id in webhook_ids:
+        if webhook_id not in known:
+            row = connection.execute(
+                "SELECT webhook_name FROM alerts WHERE webhook_id = ? ORDER BY received_at DESC LIMIT 1", (webhook_id,)
+            ).fetchone()
+            known[webhook_id] = f"{row[0] if row and row[0] else webhook_id} (deleted)"
+    return known
 
 
 # ------------------------------------------------------------------------------------------------------- daily summary

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import OrderStatus
-from kekbridge.model.statistics import Execution, Facts, Tally, build_report, group_of, percentile, sparkline
+from kekbridge.model.statistics import (
+    Execution,
+    Facts,
+    PnlPart,
+    Reason,
+    Tally,
+    add_parts,
+    best_first,
+    build_report,
+    group_of,
+    latency_histogram,
+    percentile,
+    reasons_of,
+    slippage_histogram,
+    sparkline,
+)
 
 STATUSES = [*(status.value for status in OrderStatus), "refused", "ignored", "done", "failed", "alert_duplicate"]
 
@@ -88,3 +104,65 @@ def test_sparkline_scales_from_minimum_to_maximum() -> None:
     assert sparkline([0, 0], 10) == "▁▁"
     assert len(sparkline(list(range(1000)), 40)) == 40
     assert sparkline([], 5) == ""
+
+
+@given(st.lists(st.floats(0, 1e7)))
+def test_every_value_is_in_its_bin(values: list[float]) -> None:
+    """Bins meet without a gap, begin and end with a value, and hold exactly the values between their bounds."""
+    bins = latency_histogram(values)
+    assert sum(one.count for one in bins) == len(values)
+    for one in bins:
+        low, high = one.low or 0.0, float("inf") if one.high is None else one.high
+        assert one.count == sum(1 for value in values if low <= value < high)
+    assert all(left.high == right.low for left, right in pairwise(bins))
+    assert not bins or (bins[0].count > 0 < bins[-1].count)
+
+
+def test_slippage_is_counted_in_basis_points() -> None:
+    """A price 0.3 % worse is in the bin of 20 to 50 bp, one better below zero; an alert without a price is left out."""
+    worse = Execution(sign=1, average_price=Decimal("100.3"), signal=Decimal(100), mark=Decimal("100.3"))
+    better = Execution(sign=-1, average_price=Decimal("100.3"), signal=None, mark=Decimal(100))
+    facts = Facts(since=None, executions=[worse, better])
+    (only,) = slippage_histogram(facts, against="signal")
+    assert (only.low, only.high, only.count) == (20.0, 50.0, 1)
+    bins = slippage_histogram(facts, against="mark")
+    assert ((bins[0].low, bins[0].high, bins[0].count), (bins[-1].low, bins[-1].count)) == ((-50.0, -20.0, 1), (0.0, 1))
+
+
+def test_reasons_name_the_outcome_and_the_code() -> None:
+    """Refused, denied by a rule, rejected by the exchange and unknown stay apart; done and duplicate alerts are no failure."""
+    facts = Facts(
+        since=None,
+        alerts=[
+            Tally("denied", "daily_limit", 4),
+            Tally("rejected", "insufficient_margin", 2),
+            Tally("unknown", "", 1),
+            Tally("alert_conflict", "", 1),
+            Tally("filled", "", 90),
+            Tally("alert_duplicate", "", 9),
+            Tally("refused", "symbol_unknown", 0),
+        ],
+        refusals=[Tally("refused", "api_key_unknown", 4)],
+    )
+    assert reasons_of(facts) == (
+        Reason("denied", "daily_limit", 4),
+        Reason("refused", "api_key_unknown", 4),
+        Reason("rejected", "insufficient_margin", 2),
+        Reason("refused", "alert_id_reused", 1),
+        Reason("unknown", "unknown", 1),
+    )
+
+
+def test_parts_add_up_exactly() -> None:
+    """Parts of the same name are one, net of fees and funding to the last digit; the best is first."""
+    tiny = Decimal("0.000000000000000000000000000000001")
+    parts = [
+        ("a", PnlPart(name="x", realized_pnl=Decimal(10**9), closing_orders=1, wins=1)),
+        ("b", PnlPart(name="", fees=Decimal(1))),
+        ("a", PnlPart(name="", realized_pnl=tiny, funding=Decimal(2), closing_orders=1)),
+    ]
+    found = best_first(reversed(add_parts(parts)))
+    assert [one.name for one in found] == ["a", "b"]
+    assert found[0].net_pnl == Decimal("999999998.000000000000000000000000000000001")
+    assert (found[0].win_rate, found[1].win_rate) == (Decimal("0.5"), None)
+    assert PnlPart(name="z").is_empty

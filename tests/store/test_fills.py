@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any, Final
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kekbridge.execution.book import Book
@@ -13,8 +16,11 @@ from kekbridge.model import Fill, Order, OrderStatus, Side
 from kekbridge.store import codec, fills, journal
 from kekbridge.store.facts import OwnedFill
 from kekbridge.store.usage import read_usage
+from tests.histories import memory_store
 from tests.store.factories import NOW, fill
 from tests.stored import accept, store_order
+
+ALL: Final = codec.Span.of(None)
 
 
 def sent(book: Book, order_id: str, webhook_id: str = "hook") -> Order:
@@ -34,8 +40,8 @@ def realized(connection: sqlite3.Connection, webhook_id: str = "hook", days: int
 
 
 def sums(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
-    rows = connection.execute("SELECT * FROM results ORDER BY hour, webhook_id")
-    return [(hour, owner, Decimal(fees), Decimal(won), *counts) for hour, owner, fees, won, *counts in rows]
+    rows = connection.execute("SELECT * FROM results ORDER BY hour, webhook_id, symbol")
+    return [(*row[:3], Decimal(row[3]), Decimal(row[4]), *row[5:]) for row in map(tuple, rows)]
 
 
 def test_fill_is_recorded_once(connection: sqlite3.Connection, book: Book) -> None:
@@ -132,13 +138,65 @@ def test_hourly_results_equal_the_sum_of_the_fills(connection: sqlite3.Connectio
     kept = sums(connection)
     fills.rebuild_results(connection)
     assert sums(connection) == kept
-    every = fills.sum_results(connection, since="0000", webhook_id=None)
+    every = fills.sum_results(connection, ALL)
     assert every.realized == Decimal("-6.99999999999999999999999999999")
     assert (every.closings, every.wins) == (3, 1)
-    own = fills.sum_results(connection, since="0000", webhook_id="hook")
+    own = fills.sum_results(connection, ALL, webhook_id="hook")
     assert (own.realized, own.closings) == (Decimal("-6.0"), 2)
-    late = fills.sum_results(connection, since=codec.time_text(hours[2] + timedelta(seconds=1)), webhook_id=None)
+    late = fills.sum_results(connection, codec.Span.of(hours[2] + timedelta(seconds=1)))
     assert (late.realized, late.fees) == (Decimal(0), Decimal(0))
+
+
+OWNERS = ("hook", "other")
+MARKETS = ("PERP_BTC_USDC", "PERP_ETH_USDC")
+MOMENTS = st.integers(0, 5 * 3600).map(lambda seconds: NOW.replace(hour=21) + timedelta(seconds=seconds))
+AMOUNTS = st.decimals(-(10**6), 10**6, places=9)
+
+
+@settings(max_examples=40)
+@given(
+    traded=st.lists(
+        st.tuples(st.sampled_from(OWNERS), st.sampled_from(MARKETS), MOMENTS, AMOUNTS, AMOUNTS), max_size=12
+    ),
+    since=st.none() | MOMENTS,
+    until=st.none() | MOMENTS,
+)
+def test_results_of_a_period_are_the_sums_of_its_fills(
+    traded: list[Any], since: datetime | None, until: datetime | None
+) -> None:
+    """By UTC day, webhook and market, to the last digit, wherever the period begins and ends; the parts add up to the total."""
+    connection = memory_store()
+    wanted: dict[tuple[str, str, str], list[Decimal]] = {}
+    for number, (owner, market, at, fee, won) in enumerate(traded):
+        columns = (
+            f"t{number}",
+            owner,
+            f"o{number}",
+            market,
+            "BUY",
+            "1",
+            "1",
+            str(fee),
+            str(won),
+            0,
+            codec.time_text(at),
+        )
+        connection.execute(
+            "INSERT INTO fills (trade_id, webhook_id, order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker,"
+            " executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            columns,
+        )
+        if (since is None or at >= since) and (until is None or at < until):
+            sums = wanted.setdefault((f"{at:%Y-%m-%d}", owner, market), [Decimal(0), Decimal(0)])
+            sums[0] += fee
+            sums[1] += won
+    fills.rebuild_results(connection)
+    span = codec.Span.of(since, until)
+    found = fills.list_results(connection, span)
+    assert {bucket: [one.fees, one.realized] for bucket, one in found.items() if bucket in wanted} == wanted
+    assert not any(one.fees or one.realized for bucket, one in found.items() if bucket not in wanted)
+    assert fills.sum_results(connection, span) == fills.sum_shares(found.values())
+    connection.close()
 
 
 def test_fill_keeps_its_owner_when_it_is_read_back(connection: sqlite3.Connection, book: Book) -> None:

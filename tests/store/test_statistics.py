@@ -8,15 +8,15 @@ from decimal import Decimal
 
 from kekbridge.exchange.base import FundingPayment
 from kekbridge.execution.book import Book
-from kekbridge.model import AccountSnapshot, Flow
+from kekbridge.model import AccountSnapshot, Flow, OrderStatus, WebhookSettings
 from kekbridge.model.admission import Decision
 from kekbridge.model.notifications import render_notification
-from kekbridge.model.statistics import build_report
+from kekbridge.model.statistics import add_parts, build_report
 from kekbridge.risk.drawdown import follow_peak
-from kekbridge.store import codec, equity, facts, journal, projector, statistics
+from kekbridge.store import codec, equity, facts, journal, projector, statistics, webhooks
 from kekbridge.store.database import Database
 from tests.store.factories import NOW
-from tests.stored import record_fill, store_alert
+from tests.stored import accept, record_fill, store_alert, store_order
 
 NOON = datetime(2026, 3, 10, 12, 30, tzinfo=UTC)
 _INSERT = (
@@ -83,6 +83,49 @@ def test_a_long_history_costs_little(database: Database) -> None:
     short = steps()
     insert_alerts(2000, 38_000)
     assert steps() < 2 * short
+
+
+def test_period_may_end_within_an_hour(connection: sqlite3.Connection) -> None:
+    """Two periods that meet within an hour count every alert once; an alert at the border belongs to the later one."""
+    border = NOON - timedelta(hours=1, minutes=30)
+    for number, minutes in enumerate((-120, -1, 0, 1, 31)):
+        add(connection, number, border + timedelta(minutes=minutes), "filled")
+    early = build_report(statistics.gather_facts(connection, since=None, until=border, now=NOON))
+    late = build_report(statistics.gather_facts(connection, since=border, now=NOON))
+    assert (early.counts.done, late.counts.done) == (2, 3)
+    assert (early.latency_ms["stored"].count, late.latency_ms["stored"].count) == (2, 3)
+    assert statistics.count_by_day(connection, codec.Span.of(None, border)) == {NOON.date(): 5}
+
+
+def test_profit_and_loss_by_day_webhook_and_market(connection: sqlite3.Connection, book: Book) -> None:
+    """Exact, with fees and the funding of each webhook; each division adds up to the same total, best first, and no name is nobody's."""
+    webhooks.create(connection, webhook_id="hook", name="trend", settings=WebhookSettings(), now=NOW)
+    tomorrow = NOW + timedelta(days=1)
+    own = accept(book, store_order(book, status=OrderStatus.SUBMITTING), order_id="7")
+    record_fill(book, own, order_id="7", realized_pnl=Decimal("12.000000000000000000000000000001"), fee=Decimal("0.5"))
+    gone = store_order(book, status=OrderStatus.SUBMITTING, webhook_id="old", webhook_name="eth")
+    gone = accept(book, gone, order_id="8")
+    record_fill(
+        book, gone, order_id="8", symbol="PERP_ETH_USDC", realized_pnl=Decimal(-3), fee=Decimal(1), executed_at=tomorrow
+    )
+    record_fill(book, order_id="9", symbol="PERP_SOL_USDC", realized_pnl=Decimal(5), fee=Decimal(0))
+    for at in (NOW, tomorrow):
+        book.record_funding(FundingPayment("PERP_BTC_USDC", Decimal("0.25"), None, None, "Settled", at), at)
+    found = statistics.read_pnl(connection, since=None)
+    net = {part.name: part.net_pnl for part in found.by_day}
+    assert net == {"2026-01-15": Decimal("16.250000000000000000000000000001"), "2026-01-16": Decimal("-4.25")}
+    assert [part.name for part in found.by_market] == ["PERP_BTC_USDC", "PERP_SOL_USDC", "PERP_ETH_USDC"]
+    assert [part.name for part in found.by_webhook] == ["trend", "", "eth (deleted)"]
+    assert [part.win_rate for part in found.by_webhook] == [Decimal(1), Decimal(1), Decimal(0)]
+    for division in (found.by_day, found.by_webhook, found.by_market):
+        (total,) = add_parts(("all", part) for part in division)
+        assert total.net_pnl == Decimal("12.000000000000000000000000000001")
+    (only,) = statistics.pnl_by_webhook(connection, since=tomorrow)
+    assert (only.name, only.funding, only.net_pnl) == ("eth (deleted)", Decimal("0.25"), Decimal("-4.25"))
+    assert [part.name for part in statistics.read_pnl(connection, since=None, webhook="trend").by_market] == [
+        "PERP_BTC_USDC"
+    ]
+    assert statistics.pnl_by_webhook(connection, since=None, until=NOW) == ()
 
 
 DAY = date(2026, 1, 15)
