@@ -15,7 +15,6 @@ import typer
 from kekbridge.cli.context import CliContext, resolve_context
 
 if TYPE_CHECKING:
-    from kekbridge.exchange.orderly.key_management import KeyManagement
     from kekbridge.model import Mode
 
 Venue = Annotated[
@@ -42,19 +41,6 @@ class KeySession:
     configured_account_id: str
     #: Broker in the same settings, such as kek_ai.
     broker_id: str
-    #: Address of the venue in the same settings; empty: the published one.
-    base_url: str
-    #: How long a request to the exchange may take, in seconds.
-    request_timeout_s: float
-
-    def wallet_calls(self) -> KeyManagement:
-        """Return a client for the public and the wallet-signed calls of the exchange's key management."""
-        from kekbridge.exchange.orderly.key_management import NO_ACCOUNT, KeyManagement
-        from kekbridge.exchange.orderly.signing import Signer
-        from kekbridge.ops.exchange_keys import new_secret
-
-        unused = Signer(NO_ACCOUNT, new_secret())  # none of these calls is signed with an exchange key
-        return KeyManagement(self.mode.value, self.base_url, unused, timeout_s=self.request_timeout_s)
 
 
 def key_session(
@@ -95,8 +81,6 @@ def key_session(
         account_id,
         configured_account_id=venue["accountId"],
         broker_id=venue["brokerId"],
-        base_url=venue["baseUrl"],
-        request_timeout_s=venue["requestTimeoutS"],
     )
 
 

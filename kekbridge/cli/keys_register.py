@@ -6,13 +6,11 @@ elsewhere and reads the signature.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -20,14 +18,9 @@ from kekbridge.cli.key_session import KeySession, Venue, key_session, read_line,
 from kekbridge.cli.options import ConfigFile, DataDir, Json
 from kekbridge.errors import ConfigError
 
-if TYPE_CHECKING:
-    from kekbridge.exchange.base import KeyInfo
-    from kekbridge.exchange.orderly.key_management import KeyManagement
-
 T = TypeVar("T")
 
 _ATTEMPTS: Final = 3
-_BROKER_ID: Final = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
 
 WalletAddress = Annotated[
     str | None,
@@ -60,8 +53,8 @@ class KeyRequest:
 
     #: Broker of the account, such as kek_ai.
     broker_id: str
-    #: Chain id that the wallet signs for.
-    chain_id: int
+    #: Chain id that the wallet signs for; None: the venue's usual one.
+    chain_id: int | None
     #: Scopes, comma-separated, in the exchange's order.
     scope: str
     #: Days until the key expires, 1 to 365.
@@ -88,24 +81,15 @@ def register(
     """
     from kekbridge.cli import render
     from kekbridge.cli.control import run_operation
-    from kekbridge.ops.vault_operations import AdoptPendingKey, ShowPendingKey
-    from kekbridge.wallet import typed_data
+    from kekbridge.ops.key_registration import check_scope
+    from kekbridge.ops.vault_operations import ShowPendingKey
 
     session = key_session(ctx, data_dir, config, mode, None, needs_account=False)
-    request = KeyRequest(
-        broker_id=_check_broker(broker or session.broker_id),
-        chain_id=chain or typed_data.CHAINS[session.mode.value],
-        scope=_check_scope(scope),
-        days=days,
-    )
-    pending = run_operation(session.context, ShowPendingKey(mode=session.mode, account_id=session.account_id))
-    signing_wallet = _choose_wallet(wallet, sign_here=sign_here)
-    registered = asyncio.run(_register(session, request, signing_wallet, pending["orderlyKey"]))
-    if pending["isPending"]:
-        adopt = AdoptPendingKey(
-            mode=session.mode, account_id=registered["accountId"], orderly_key=registered["orderlyKey"]
-        )
-        run_operation(session.context, adopt)
+    request = KeyRequest(broker_id=broker or session.broker_id, chain_id=chain, scope=check_scope(scope), days=days)
+    run_operation(
+        session.context, ShowPendingKey(mode=session.mode, account_id=session.account_id)
+    )  # before any question
+    registered = _register(session, request, _choose_wallet(wallet, sign_here=sign_here))
     if as_json:
         render.as_json(registered)
         return
@@ -126,86 +110,47 @@ _ROWS = (
 )
 
 
-async def _register(session: KeySession, request: KeyRequest, wallet: Wallet, orderly_key: str) -> dict[str, Any]:
-    """Register account and key with the exchange; return the result for JSON. The key's secret stays in the vault."""
-    from kekbridge.wallet import typed_data
-
-    async with session.wallet_calls() as management:
-        account_id = await _find_or_register_account(management, request, wallet)
-        at = management.time_ms()
-        typed = typed_data.add_orderly_key(
-            broker_id=request.broker_id,
-            chain_id=request.chain_id,
-            orderly_key=orderly_key,
-            scope=request.scope,
-            timestamp_ms=at,
-            expires_ms=at + request.days * typed_data.DAY_MS,
-        )
-        await management.add_key(typed["message"], wallet.sign(typed), wallet.address)
-        key = await _find_registered(management, account_id, orderly_key)
-        owner = await management.owner(account_id)
-    return {
-        "accountId": account_id,
-        "wallet": owner.address if owner else wallet.address,
-        "brokerId": owner.broker_id if owner else request.broker_id,
-        "orderlyKey": orderly_key,
-        "scopes": sorted(key.scopes),
-        "expiresAt": key.expires_at,
-    }
-
-
-async def _find_or_register_account(management: KeyManagement, request: KeyRequest, wallet: Wallet) -> str:
-    """Return the wallet's account at the broker, registering one if needed. Raises ConfigError if it cannot belong to this wallet."""
+def _register(session: KeySession, request: KeyRequest, wallet: Wallet) -> dict[str, Any]:
+    """Have the wallet sign, first for a new account if it has none, then for the key; return the result for JSON."""
     from kekbridge.cli import render
-    from kekbridge.wallet import signing, typed_data
+    from kekbridge.wallet.typed_data import REGISTRATION
 
-    account_id = await management.account_of(wallet.address, request.broker_id)
-    if account_id is None:
+    messages = _prepare(session, request, wallet)
+    if messages and messages[0]["primaryType"] == REGISTRATION:
         render.note(f"{wallet.address} has no account at {request.broker_id} yet; registering one first.")
-        nonce = await management.registration_nonce()
-        typed = typed_data.registration(
-            broker_id=request.broker_id, chain_id=request.chain_id, timestamp_ms=management.time_ms(), nonce=nonce
-        )
-        account_id = await management.register_account(typed["message"], wallet.sign(typed), wallet.address)
-    if signing.is_available() and account_id.lower() != signing.account_id(wallet.address, request.broker_id):
-        raise ConfigError(
-            f"the exchange returned account {account_id[:80]}, which does not belong to {wallet.address} at {request.broker_id};"
-            " no key was registered"
-        )
-    return account_id
+        # On its own: its nonce is valid for two minutes, which may not suffice to sign two messages elsewhere.
+        _send(session, request, wallet, messages[:1])
+        messages = _prepare(session, request, wallet)
+    registered = _send(session, request, wallet, messages)
+    return {name: registered[name] for _, name in _ROWS}
 
 
-async def _find_registered(management: KeyManagement, account_id: str, orderly_key: str) -> KeyInfo:
-    """Return the exchange's record of the new key. Raises ExchangeUnavailable when it does not list the key."""
-    from kekbridge.errors import ExchangeUnavailable
+def _prepare(session: KeySession, request: KeyRequest, wallet: Wallet) -> list[dict[str, Any]]:
+    """The messages that the wallet has to sign."""
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.key_registration import PrepareKey
 
-    key = await management.key(account_id, orderly_key)
-    if key is None:
-        raise ExchangeUnavailable(
-            "exchange_unreachable",
-            f"the exchange accepted {orderly_key} but does not list it yet; run `kekbridge keys register` again in a minute",
-        )
-    return key
-
-
-def _check_broker(text: str) -> str:
-    if not _BROKER_ID.fullmatch(text):
-        raise ConfigError(
-            f"broker id: found {text[:60]!r}, expected lower-case letters, digits, _ and -, such as kek_ai"
-        )
-    return text
+    operation = PrepareKey(
+        mode=session.mode,
+        wallet=wallet.address,
+        broker_id=request.broker_id,
+        chain_id=request.chain_id,
+        scope=request.scope,
+        days=request.days,
+    )
+    messages: list[dict[str, Any]] = run_operation(session.context, operation)["messages"]
+    return messages
 
 
-def _check_scope(text: str) -> str:
-    """Return the scopes in the exchange's order. Raises ConfigError for an unknown one, or if read or trading is missing."""
-    from kekbridge.wallet.typed_data import SCOPES
+def _send(session: KeySession, request: KeyRequest, wallet: Wallet, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Have the messages signed, and send them."""
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.key_registration import RegisterKey, SignedMessage
 
-    given = {part.strip() for part in text.split(",")}
-    if not given <= set(SCOPES) or not {"read", "trading"} <= given:
-        raise ConfigError(
-            f"--scope: found {text[:60]!r}, expected read,trading (add asset only if the key must move funds)"
-        )
-    return ",".join(scope for scope in SCOPES if scope in given)
+    signed = tuple(SignedMessage(message=each["message"], signature=wallet.sign(each)) for each in messages)
+    operation = RegisterKey(mode=session.mode, wallet=wallet.address, broker_id=request.broker_id, signed=signed)
+    result: dict[str, Any] = run_operation(session.context, operation)
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class DaemonContext:
         self.vault: OpenVault = resources.vault
         self.sealer: Sealer = resources.sealer
         self.clock: Callable[[], datetime] = resources.clock
-        self.keys = OrderlyKeys(resources.settings)
+        self.keys = OrderlyKeys(resources.settings, resources.paper_url)
         self.bridge: RunningBridge | None = bridge
         self.may_write = True
         self._exchange = resources.exchange

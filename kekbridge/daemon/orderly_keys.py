@@ -8,13 +8,16 @@ from kekbridge.exchange.orderly.key_management import NO_ACCOUNT, KeyManagement
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
+from kekbridge.ops.exchange_keys import new_secret
 
 
 class OrderlyKeys:
     """Implements ops.operation.ExchangeKeys."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, paper_url: str | None = None) -> None:
+        """`paper_url`: address of the embedded paper exchange, if it runs."""
         self._settings = settings
+        self._paper_url = paper_url
 
     def public_key(self, secret: str) -> str:
         """The public key of a secret. Raises VaultError for a malformed one, without quoting it."""
@@ -26,6 +29,10 @@ class OrderlyKeys:
         return KeyManagement(
             mode.value, self._base_url(mode), signer, timeout_s=self._settings.exchange.request_timeout_s
         )
+
+    def wallet_calls(self, mode: Mode) -> KeyManagement:
+        """Calls that no exchange key signs."""
+        return self.calls(mode, NO_ACCOUNT, new_secret())
 
     async def checks(self, mode: Mode, account_id: str, secret: str) -> tuple[Check, ...]:
         """Check the key with the exchange: reachable, clock, key, scopes, expiry, addresses, account, markets."""
@@ -39,4 +46,5 @@ class OrderlyKeys:
 
     def _base_url(self, mode: Mode) -> str:
         """exchange.base_url belongs to the configured mode; other venues are at their published addresses (empty)."""
-        return self._settings.exchange.base_url if mode is self._settings.mode else ""
+        configured = self._settings.exchange.base_url if mode is self._settings.mode else ""
+        return configured or (self._paper_url or "" if mode is Mode.PAPER else "")

@@ -7,7 +7,7 @@ same code on the same kind of context, so its errors and results are the same, t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,29 @@ class KeyCalls(Protocol):
     async def remove(self, orderly_key: str) -> None: ...
 
 
+class WalletCalls(Protocol):
+    """Public and wallet-signed calls at the exchange: accounts and keys of a wallet. `message`: the fields that were signed."""
+
+    def time_ms(self) -> int:
+        """Unix ms for a wallet's message: our clock, corrected if it is far from the exchange's."""
+
+    async def account_of(self, address: str, broker_id: str) -> str | None:
+        """The account id of a wallet at a broker; None if it is not registered."""
+
+    async def key(self, account_id: str, orderly_key: str) -> KeyInfo | None:
+        """A registered key; None if the account has no such key."""
+
+    async def own_address(self) -> str: ...
+
+    async def registration_nonce(self) -> int: ...
+
+    async def register_account(self, message: Mapping[str, object], signature: str, address: str) -> str:
+        """Register the account; return its id."""
+
+    async def add_key(self, message: Mapping[str, object], signature: str, address: str) -> str:
+        """Add a key to the account; return it."""
+
+
 class ExchangeKeys(Protocol):
     """The exchange's side of its keys. Secrets are given, never returned."""
 
@@ -51,6 +74,9 @@ class ExchangeKeys(Protocol):
 
     def calls(self, mode: Mode, account_id: str, secret: str) -> AbstractAsyncContextManager[KeyCalls]:
         """Calls signed with an account's key. Raises ConfigError for a malformed account id."""
+
+    def wallet_calls(self, mode: Mode) -> AbstractAsyncContextManager[WalletCalls]:
+        """Calls that no exchange key signs."""
 
     async def checks(self, mode: Mode, account_id: str, secret: str) -> tuple[Check, ...]:
         """Check the key with the exchange: reachable, clock, key, scopes, expiry, addresses, account, markets."""

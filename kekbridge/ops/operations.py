@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kekbridge.formatting import to_jsonable
+from kekbridge.ops import key_registration as registration
 from kekbridge.ops import message_trial, web_token
 from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
@@ -56,10 +57,13 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     vault.AddKey,
     vault.GenerateKey,
     vault.ShowPendingKey,
-    vault.AdoptPendingKey,
+    registration.PrepareKey,
+    registration.RegisterKey,
+    registration.DiscardPendingKey,
     vault.ListKeys,
     vault.ShowKey,
     vault.CheckKey,
+    vault.ShowOwnAddress,
     vault.RestrictKey,
     vault.RemoveKey,
 )

@@ -17,6 +17,7 @@ from kekbridge.model import Mode
 from kekbridge.ops import exchange_keys
 from kekbridge.ops.notifier import NOTIFY_URLS, Channel, channels_of
 from kekbridge.ops.operation import Operation, OperatorContext
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.vault import OpenVault, orderly_secret
 from kekbridge.vault.files import write_private
 
@@ -179,9 +180,6 @@ class ShowVenue(Operation, frozen=True, kw_only=True):
             "mode": mode.value,
             "accountId": exchange.account_id,
             "brokerId": exchange.broker_id,
-            # The configured address belongs to the configured mode; empty: the published one.
-            "baseUrl": exchange.base_url if mode is context.settings.mode else "",
-            "requestTimeoutS": exchange.request_timeout_s,
         }
 
 
@@ -221,7 +219,7 @@ class AddKey(_KeyOperation, frozen=True, kw_only=True):
             raise ConfigError(
                 f"{orderly_key} was not stored: {broken[0]['text']}; {broken[0]['fix']} (--force stores it anyway)"
             )
-        await _store_secret(context, self.mode, orderly_secret(self.account_id), self.secret)
+        await store_secret(context, self.mode, orderly_secret(self.account_id), self.secret)
         key = exchange_keys.KnownKey(self.account_id, orderly_key, self.mode, context.clock())
         await context.database.write(exchange_keys.add_key, key, now=context.clock())
         return {
@@ -251,7 +249,7 @@ class GenerateKey(Operation, frozen=True, kw_only=True):
                 " `kekbridge keys generate --print-secret`, put the secret there, then run `kekbridge keys register`"
             )
         secret = exchange_keys.new_secret()
-        await _store_secret(context, self.mode, exchange_keys.PENDING, secret)
+        await store_secret(context, self.mode, exchange_keys.PENDING, secret)
         return {"orderlyKey": context.keys.public_key(secret), "vault": context.vault.name}
 
 
@@ -272,38 +270,13 @@ class ShowPendingKey(_KeyOperation, frozen=True, kw_only=True):
         return {"orderlyKey": context.keys.public_key(provided.decode()), "isPending": False}
 
 
-class AdoptPendingKey(_KeyOperation, frozen=True, kw_only=True):
-    """Store the pending key under the account that it was registered for."""
-
-    operation: ClassVar[str] = "keys-adopt"
-    writes: ClassVar[bool] = True
-    creates: ClassVar[bool] = True
-
-    #: Public key that was registered.
-    orderly_key: str
-
-    async def run(self, context: OperatorContext) -> None:
-        pending = await asyncio.to_thread(context.vault.get, exchange_keys.PENDING)
-        if pending is None or context.keys.public_key(pending.decode()) != self.orderly_key:
-            raise NotFound(
-                "key_missing",
-                f"{self.orderly_key} is registered at the exchange, but another key was generated here meanwhile;"
-                " run `kekbridge keys register` again",
-            )
-        # Under its account's name first, then no longer pending: a crash in between loses nothing.
-        await _store_secret(context, self.mode, orderly_secret(self.account_id), pending.decode())
-        await asyncio.to_thread(context.vault.delete, exchange_keys.PENDING)
-        key = exchange_keys.KnownKey(self.account_id, self.orderly_key, self.mode, context.clock())
-        await context.database.write(exchange_keys.add_key, key, now=context.clock())
-
-
 class ListKeys(_KeyOperation, frozen=True, kw_only=True):
     """The account's keys at the exchange; the one of this vault is marked."""
 
     operation: ClassVar[str] = "keys-list"
 
     async def run(self, context: OperatorContext) -> list[dict[str, Any]]:
-        secret = await _secret_of(context, self.account_id)
+        secret = await _secret_of(context, self.mode, self.account_id)
         own = context.keys.public_key(secret)
         async with context.keys.calls(self.mode, self.account_id, secret) as calls:
             return [_key_data(key, own) for key in await calls.keys()]
@@ -315,8 +288,23 @@ class CheckKey(_KeyOperation, frozen=True, kw_only=True):
     operation: ClassVar[str] = "keys-check"
 
     async def run(self, context: OperatorContext) -> list[dict[str, Any]]:
-        secret = await _secret_of(context, self.account_id)
+        secret = await _secret_of(context, self.mode, self.account_id)
         return [to_jsonable(check) for check in await context.keys.checks(self.mode, self.account_id, secret)]
+
+
+class ShowOwnAddress(Operation, frozen=True, kw_only=True):
+    """This machine's IP address, as the exchange sees it; empty if the exchange does not report it."""
+
+    operation: ClassVar[str] = "keys-own-address"
+    needs_data: ClassVar[bool] = False
+    answer_within_s: ClassVar[float] = 60.0
+
+    #: Venue.
+    mode: Mode
+
+    async def run(self, context: OperatorContext) -> dict[str, str]:
+        async with context.keys.wallet_calls(self.mode) as calls:
+            return {"address": await calls.own_address()}
 
 
 class RestrictKey(_KeyOperation, frozen=True, kw_only=True):
@@ -334,7 +322,7 @@ class RestrictKey(_KeyOperation, frozen=True, kw_only=True):
             _address(text)
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        secret = await _secret_of(context, self.account_id)
+        secret = await _secret_of(context, self.mode, self.account_id)
         own = context.keys.public_key(secret)
         addresses = tuple(_address(text) for text in self.addresses)
         async with context.keys.calls(self.mode, self.account_id, secret) as calls:
@@ -353,7 +341,7 @@ class ShowKey(_KeyOperation, frozen=True, kw_only=True):
     operation: ClassVar[str] = "keys-show"
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        return {"orderlyKey": context.keys.public_key(await _secret_of(context, self.account_id))}
+        return {"orderlyKey": context.keys.public_key(await _secret_of(context, self.mode, self.account_id))}
 
 
 class RemoveKey(_KeyOperation, frozen=True, kw_only=True):
@@ -369,9 +357,11 @@ class RemoveKey(_KeyOperation, frozen=True, kw_only=True):
     local: bool = False
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        secret = await _secret_of(context, self.account_id)
+        secret = await _secret_of(context, self.mode, self.account_id)
         own = context.keys.public_key(secret)
         target = self.orderly_key or own
+        if _is_paper_account(self.mode, self.account_id) and target == PAPER_ORDERLY_KEY:
+            raise ConfigError("the paper exchange's own key stays: a paper bridge trades with it; nothing was removed")
         if not self.local:
             async with context.keys.calls(self.mode, self.account_id, secret) as calls:
                 await calls.remove(target)
@@ -381,22 +371,34 @@ class RemoveKey(_KeyOperation, frozen=True, kw_only=True):
         return {"orderlyKey": target, "removedAtExchange": not self.local, "removedHere": target == own}
 
 
-async def _store_secret(context: OperatorContext, mode: Mode, name: str, secret: str) -> None:
+async def store_secret(context: OperatorContext, mode: Mode, name: str, secret: str) -> None:
     """Store an exchange secret. Raises VaultError if the vault would keep it unencrypted."""
+    require_sealed(context, mode)
+    await asyncio.to_thread(context.vault.set, name, secret.encode())
+
+
+def require_sealed(context: OperatorContext, mode: Mode) -> None:
+    """Raise VaultError if the vault would keep a key that can trade unencrypted."""
     if context.vault.is_plain and mode is not Mode.PAPER:
         raise VaultError(
             f"the {context.vault.title} is for paper mode only, not {mode.value}: stop the bridge and move the secrets with"
             " `kekbridge vault move --to keyring` or `--to file`"
         )
-    await asyncio.to_thread(context.vault.set, name, secret.encode())
 
 
-async def _secret_of(context: OperatorContext, account_id: str) -> str:
+async def _secret_of(context: OperatorContext, mode: Mode, account_id: str) -> str:
     secret = await asyncio.to_thread(context.vault.get, orderly_secret(account_id))
+    if secret is None and _is_paper_account(mode, account_id):
+        return PAPER_ORDERLY_SECRET
     if secret is None:
         fix = await asyncio.to_thread(exchange_keys.missing_key_fix, context.vault)
         raise NotFound("key_missing", f"no Orderly key for {account_id} in the {context.vault.title}; {fix}")
     return secret.decode()
+
+
+def _is_paper_account(mode: Mode, account_id: str) -> bool:
+    """True for the account that the paper exchange comes with; its key is no secret."""
+    return mode is Mode.PAPER and account_id.lower() == PAPER_ACCOUNT_ID
 
 
 def _key_data(key: KeyInfo, own: str) -> dict[str, Any]:

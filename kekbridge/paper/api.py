@@ -19,6 +19,7 @@ from kekbridge.paper.exchange import SimulatedExchange
 from kekbridge.paper.faults import Faults
 from kekbridge.paper.models import ApiKey
 from kekbridge.paper.rate_limits import TEN_PER_SECOND, Limit, RequestLimiter
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 
 MAX_BODY: Final = 1 << 20
 _JSON: Final = "application/json"
@@ -45,6 +46,11 @@ class Call:
     peer: str
     #: Rate limiter, for handlers that count a request more than once.
     limiter: RequestLimiter
+
+    @property
+    def account_id(self) -> str:
+        """Account of the key that signed the request."""
+        return PAPER_ACCOUNT_ID if self.key is None else self.key.account_id
 
     def query_int(self, name: str) -> int | None:
         """Return a whole number of the query string, None if not given; ApiError -1005 otherwise."""

@@ -17,7 +17,6 @@ from nacl.signing import VerifyKey
 
 from kekbridge.paper.codec import ApiError
 from kekbridge.paper.models import ApiKey
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from kekbridge.paper.state import ExchangeState
 
 #: Largest difference between a timestamp and the clock.
@@ -73,8 +72,7 @@ class SignatureVerifier:
         if not orderly_key.startswith("ed25519:"):
             raise ApiError(-1001, "orderly-key must begin with ed25519: .")
         key = self.state.keys.get(orderly_key)
-        known = account_id.lower() == PAPER_ACCOUNT_ID
-        if key is None or not known or key.status != "ACTIVE":
+        if key is None or account_id.lower() != key.account_id or key.status != "ACTIVE":
             raise ApiError(-1002, "The key is not registered for this account.")
         if key.expiration <= self.state.clock():
             raise ApiError(-1002, "The key has expired.")

@@ -55,7 +55,6 @@ class SimulatedExchange:
         self.state.listeners.append(self._snapshot_positions)
         self.algo_edits = AlgoEdits(self.algo_orders)
         self.liquidation = Liquidation(self.state, self.portfolio, self.matching, self.algo_orders)
-        self.is_registered = settings.registered
         #: Largest page by kind of list (PAGED), where it is smaller than what may be asked for.
         self.page_sizes: dict[str, int] = {}
         self.nonces: dict[str, int] = {}  # issued registration nonces -> time of issue, ms

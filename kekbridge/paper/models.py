@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
+
 ZERO = Decimal(0)
 OPEN_STATUSES = frozenset({"NEW", "PARTIAL_FILLED"})
 
@@ -65,10 +67,27 @@ class ApiKey:
     ip_list: str = ""
     #: ALLOW_ALL_IPS, DISALLOW_ALL_IPS or ALLOW_RESTRICTION_LIST.
     ip_status: str = "ALLOW_ALL_IPS"
+    #: Account that it was added to, 0x and 64 hex digits in lower case.
+    account_id: str = PAPER_ACCOUNT_ID
 
     @property
     def row_id(self) -> str:
         return self.orderly_key
+
+
+@dataclass(slots=True)
+class PaperWallet:
+    """A wallet that has an account. All accounts are the one portfolio of the exchange."""
+
+    kind: ClassVar[str] = "wallet"
+    #: 0x and 40 hex digits.
+    address: str
+    #: 0x and 64 hex digits in lower case.
+    account_id: str
+
+    @property
+    def row_id(self) -> str:
+        return self.account_id
 
 
 @dataclass(slots=True)
@@ -383,6 +402,7 @@ class HistoryEntry:
 Record = (
     PaperAccount
     | ApiKey
+    | PaperWallet
     | PaperOrder
     | AlgoNode
     | PaperTrade
@@ -394,6 +414,7 @@ Record = (
 RECORD_TYPES: tuple[type[Record], ...] = (
     PaperAccount,
     ApiKey,
+    PaperWallet,
     PaperOrder,
     AlgoNode,
     PaperTrade,

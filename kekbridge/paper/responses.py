@@ -10,7 +10,7 @@ from typing import Any
 from kekbridge.paper import money
 from kekbridge.paper.models import ZERO, AlgoNode, HistoryEntry, PaperMark, PaperOrder, PaperPosition, PaperTrade
 from kekbridge.paper.positions import CROSS, Portfolio
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_USER_ID
+from kekbridge.paper.settings import PAPER_USER_ID
 from kekbridge.paper.state import ExchangeState
 
 HOUR_MS = 3_600_000
@@ -256,11 +256,11 @@ def positions_json(portfolio: Portfolio) -> dict[str, Any]:
     }
 
 
-def client_info_json(state: ExchangeState) -> dict[str, object]:
-    """Return the account settings; fee rates in basis points."""
+def client_info_json(state: ExchangeState, account_id: str) -> dict[str, object]:
+    """Return the settings of an account; fee rates in basis points."""
     taker, maker = state.settings.taker_fee_bps, state.settings.maker_fee_bps
     return {
-        "account_id": PAPER_ACCOUNT_ID,
+        "account_id": account_id,
         "email": state.account.email,
         "account_mode": "FUTURES",
         "max_leverage": max(c.cross_leverage for c in state.symbol_settings.values()),

@@ -23,10 +23,18 @@ from kekbridge.paper.models import (
     PaperOrder,
     PaperPosition,
     PaperTrade,
+    PaperWallet,
     Record,
     SymbolSettings,
 )
-from kekbridge.paper.settings import PAPER_KEY_SCOPE, PAPER_KEY_TAG, PAPER_ORDERLY_KEY, PaperSettings
+from kekbridge.paper.settings import (
+    PAPER_ACCOUNT_ID,
+    PAPER_ADDRESS,
+    PAPER_KEY_SCOPE,
+    PAPER_KEY_TAG,
+    PAPER_ORDERLY_KEY,
+    PaperSettings,
+)
 
 #: (topic or name of the change, its data): input of the streams.
 StreamUpdate = tuple[str, Any]
@@ -64,6 +72,7 @@ class ExchangeState:
     def _clear(self) -> None:
         self.account = PaperAccount(self.settings.balance, self.settings.balance)
         self.keys: dict[str, ApiKey] = {}
+        self.wallets: dict[str, PaperWallet] = {}  # by account
         self.orders: dict[int, PaperOrder] = {}
         self.algos: dict[int, AlgoNode] = {}
         self.trades: dict[int, PaperTrade] = {}
@@ -87,6 +96,8 @@ class ExchangeState:
                 self.save(self.account)
             for symbol, instrument in self.instruments.items():
                 self._add_symbol(symbol, instrument)
+            if self.settings.registered and PAPER_ACCOUNT_ID not in self.wallets:
+                self.add(PaperWallet(PAPER_ADDRESS, PAPER_ACCOUNT_ID))
             if PAPER_ORDERLY_KEY not in self.keys:
                 now = self.clock()
                 self.add(
@@ -115,6 +126,8 @@ class ExchangeState:
                 self.account = record
             case ApiKey():
                 self.keys[record.orderly_key] = record
+            case PaperWallet():
+                self.wallets[record.account_id] = record
             case PaperOrder():
                 self.orders[record.order_id] = record
                 if record.is_open:
@@ -239,6 +252,10 @@ class ExchangeState:
         """Return a rising number beyond 2^53, like Orderly's `seq` and `match_id`."""
         self.account.next_seq += 1
         return 1_790_000_000_000_000_000 + self.account.next_seq
+
+    def wallet(self, address: str) -> PaperWallet | None:
+        """Return the account of a wallet; None if it is not registered."""
+        return next((one for one in self.wallets.values() if one.address.lower() == address.lower()), None)
 
     def instrument(self, symbol: str) -> PaperInstrument:
         """Return the trading rules of a listed symbol; ApiError -1005 for an unknown one."""

@@ -29,6 +29,15 @@ def check_address(text: str) -> str:
     return text.strip()
 
 
+def checksummed(address: str) -> str:
+    """The address in its mixed-case form (EIP-55) if the extra `wallet` is installed, else unchanged."""
+    if not is_available():
+        return address
+    from eth_utils.address import to_checksum_address
+
+    return str(to_checksum_address(address))
+
+
 def check_signature(text: str) -> str:
     """Return a wallet's 65-byte signature as `0x…` in lower case. Raises ConfigError."""
     match = _SIGNATURE.fullmatch(text.strip().strip('"'))

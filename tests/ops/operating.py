@@ -15,7 +15,7 @@ from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
-from kekbridge.ops.operation import RunningBridge
+from kekbridge.ops.operation import ExchangeKeys, RunningBridge, WalletCalls
 from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, Sealer, master_key
 
@@ -57,6 +57,9 @@ class RecordingExchange:
     def public_key(self, secret: str) -> str:
         return Signer(NO_ACCOUNT, secret).orderly_key
 
+    def wallet_calls(self, mode: Mode) -> AbstractAsyncContextManager[WalletCalls]:
+        raise ConfigError("the exchange of this test knows no wallets")
+
     async def checks(self, mode: Mode, account_id: str, secret: str) -> tuple[Check, ...]:
         Signer(account_id, secret)
         return self.checked
@@ -94,7 +97,7 @@ class Desk:
         self.secrets = vault or MemoryVault()
         self.vault = OpenVault(self.secrets, "chosen by the test", data_dir)
         self.exchange = RecordingExchange()
-        self.keys = self.exchange
+        self.keys: ExchangeKeys = self.exchange
         self.database = Database.open(data_dir)
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 

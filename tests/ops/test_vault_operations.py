@@ -15,7 +15,6 @@ from kekbridge.ops.notifier import NOTIFY_URLS
 from kekbridge.ops.operations import Operations
 from kekbridge.ops.vault_operations import (
     AddKey,
-    AdoptPendingKey,
     CheckKey,
     GenerateKey,
     ListChannels,
@@ -27,6 +26,7 @@ from kekbridge.ops.vault_operations import (
     ShowVault,
     TryChannels,
 )
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY
 from kekbridge.store import journal
 from tests.ops.operating import ACCOUNT, Desk, MemoryVault
 
@@ -92,20 +92,25 @@ async def test_an_exchange_key_is_never_kept_in_the_clear(tmp_path: Path) -> Non
     assert desk.secrets.secrets == {}
 
 
-async def test_a_generated_key_is_adopted_once_registered(desk: Desk) -> None:
-    """It is pending until then; one that was generated meanwhile is not taken for it."""
+async def test_a_generated_key_is_pending(desk: Desk) -> None:
+    """Until it is registered; a second one replaces it."""
     run = Operations(desk).run
     with pytest.raises(NotFound, match="keys generate"):
         await run(ShowPendingKey(**VENUE))
-    first = await run(GenerateKey(mode=Mode.TESTNET))
-    assert await run(ShowPendingKey(**VENUE)) == {"orderlyKey": first["orderlyKey"], "isPending": True}
+    await run(GenerateKey(mode=Mode.TESTNET))
     second = await run(GenerateKey(mode=Mode.TESTNET))
-    with pytest.raises(NotFound, match="another key was generated"):
-        await run(AdoptPendingKey(**VENUE, orderly_key=first["orderlyKey"]))
-    await run(AdoptPendingKey(**VENUE, orderly_key=second["orderlyKey"]))
-    assert set(desk.secrets.secrets) == {NAME}
-    assert await run(ShowKey(**VENUE)) == {"orderlyKey": second["orderlyKey"]}
-    assert await kinds(desk) == ["orderly_key_added"]
+    assert await run(ShowPendingKey(**VENUE)) == {"orderlyKey": second["orderlyKey"], "isPending": True}
+    assert set(desk.secrets.secrets) == {exchange_keys.PENDING}
+
+
+async def test_the_paper_account_has_a_key_that_stays(desk: Desk) -> None:
+    """A paper bridge trades with it: it is shown although no vault holds it, and cannot be removed."""
+    run = Operations(desk).run
+    paper: dict[str, Any] = {"mode": Mode.PAPER, "account_id": PAPER_ACCOUNT_ID}
+    assert await run(ShowKey(**paper)) == {"orderlyKey": PAPER_ORDERLY_KEY}
+    with pytest.raises(ConfigError, match="nothing was removed"):
+        await run(RemoveKey(**paper))
+    assert desk.exchange.calls_made == []
 
 
 @pytest.mark.parametrize(

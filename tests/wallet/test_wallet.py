@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from kekbridge.errors import ConfigError
 from kekbridge.wallet import signing, typed_data
+from kekbridge.wallet.chains import CHAINS
 
 WALLET_KEY = "01" * 32
 ADDRESS = "0x1a642f0E3c3aF545E7AcBD38b07251B3990914F1"
@@ -76,6 +78,44 @@ def test_every_signed_field_counts() -> None:
     ):
         digests.add(signing.digest(ADD_KEY | {"message": ADD_KEY["message"] | {field: value}}))
     assert len(digests) == 7
+
+
+@pytest.mark.parametrize("typed", [REGISTRATION, ADD_KEY], ids=["registration", "key"])
+def test_typed_data_follows_from_the_fields(typed: dict[str, Any]) -> None:
+    """Types and domain are ours, whatever came back from elsewhere; fields that are missing, new or of another type are refused."""
+    message = typed["message"]
+    assert typed_data.from_message(json.loads(json.dumps(message))) == typed
+    for wrong in (
+        {},
+        message | {"extra": 1},
+        message | {"timestamp": str(message["timestamp"])},
+        message | {"chainId": True},
+        {name: value for name, value in message.items() if name != "brokerId"},
+    ):
+        with pytest.raises(ConfigError, match="message: found the fields"):
+            typed_data.from_message(wrong)
+
+
+def test_every_signed_field_is_described() -> None:
+    """What a person is shown has each field that the wallet signs, with its value, and names the scope that moves funds."""
+    for typed in (REGISTRATION, ADD_KEY):
+        shown = {name: value for name, value, _ in typed_data.describe(typed)}
+        assert typed["message"].items() <= {name: int(v) if v.isdigit() else v for name, v in shown.items()}.items()
+        assert shown["verifyingContract"] == typed["domain"]["verifyingContract"]
+    meanings = {name: meaning for name, _, meaning in typed_data.describe(ADD_KEY)}
+    assert meanings["scope"] == "read: see the account, trading: place and cancel orders"
+    assert meanings["expiration"] == "the key expires on 2024-06-04 13:51 UTC"
+    asset = ADD_KEY | {"message": ADD_KEY["message"] | {"scope": "read,asset"}}
+    assert "MOVE FUNDS" in {name: meaning for name, _, meaning in typed_data.describe(asset)}["scope"]
+
+
+def test_chains_are_as_wallets_know_them() -> None:
+    """Ids in hex, as wallet_switchEthereumChain takes them; practice never signs what the live exchange would accept."""
+    assert {mode: chain.hex_id for mode, chain in CHAINS.items()} == {
+        "paper": "0x66eee", "testnet": "0x66eee", "live": "0xa4b1",
+    }  # fmt: skip
+    assert CHAINS["live"].to_add()["rpcUrls"] == ["https://arb1.arbitrum.io/rpc"]
+    assert signing.checksummed(ADDRESS.lower()) == ADDRESS
 
 
 def test_address_of_a_private_key() -> None:

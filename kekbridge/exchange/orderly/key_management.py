@@ -1,4 +1,4 @@
-"""Register, list, restrict and remove Orderly keys, for the command line.
+"""Register, list, restrict and remove Orderly keys, for operations.
 
 Each request is sent once, without rate limiter; a rejection is an OperatorError with the exchange's message.
 Calls: docs/internals/orderly.md section 3.

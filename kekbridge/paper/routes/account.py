@@ -19,13 +19,12 @@ from kekbridge.paper.rate_limits import (
     TWENTY_PER_SECOND,
 )
 from kekbridge.paper.requests import MARGIN_MODES, parse_positive, parse_symbol
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 
 # --- account and positions ---------------------------------------------------------------------------------
 
 
 def client_info(call: Call) -> object:
-    return responses.client_info_json(call.exchange.state)
+    return responses.client_info_json(call.exchange.state, call.account_id)
 
 
 def account_info(call: Call) -> object:
@@ -213,13 +212,13 @@ def _key_row(key: ApiKey) -> dict[str, object]:
 
 def key_info(call: Call) -> object:
     wanted = call.query.get("key_status") or None
-    keys = call.exchange.state.keys.values()
+    keys = [key for key in call.exchange.state.keys.values() if key.account_id == call.account_id]
     return {"rows": [_key_row(key) for key in keys if wanted in (None, key.status)]}
 
 
 def _active_key(call: Call, raw: object) -> ApiKey:
     key = call.exchange.state.keys.get(str(raw))
-    if key is None or key.status != "ACTIVE":
+    if key is None or key.account_id != call.account_id or key.status != "ACTIVE":
         raise ApiError(-1006, "The key does not exist.")
     return key
 
@@ -236,7 +235,7 @@ def remove_key(call: Call) -> object:
 def ip_restriction(call: Call) -> object:
     key = _active_key(call, call.query.get("orderly_key"))
     return {
-        "account_id": PAPER_ACCOUNT_ID,
+        "account_id": key.account_id,
         "orderly_key": key.orderly_key,
         "ip_restriction_list": key.ip_list,
         "tag": key.tag,

@@ -12,7 +12,7 @@ from kekbridge.paper.instruments import UNLISTED
 from kekbridge.paper.market_data import depth, funding_history, klines, udf_history
 from kekbridge.paper.models import PaperMark
 from kekbridge.paper.rate_limits import FIVE_PER_TEN_SECONDS, ONE_PER_SECOND, TEN_PER_SECOND, THIRTY_PER_SECOND
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_BROKER_NAME, PAPER_USER_ID
+from kekbridge.paper.settings import PAPER_BROKER_ID, PAPER_BROKER_NAME, PAPER_USER_ID
 
 _VAULT = "0x816f722424B49Cf1275cc86DA9840Fbd5a6167e9"
 _CHAINS = (("Arbitrum", "42161", "ETH"), ("Arbitrum Sepolia", "421614", "ETH"))
@@ -160,28 +160,28 @@ def announcement(_: Call) -> object:
 
 
 def account(call: Call) -> object:
-    if call.query.get("account_id", "").lower() != PAPER_ACCOUNT_ID:
+    found = call.exchange.state.wallets.get(call.query.get("account_id", "").lower())
+    if found is None:
         raise ApiError(-1006, "The account does not exist.")
-    return {"address": PAPER_ADDRESS, "broker_id": PAPER_BROKER_ID}
+    return {"address": found.address, "broker_id": PAPER_BROKER_ID}
 
 
 def get_account(call: Call) -> object:
-    query = call.query
-    known = query.get("address", "").lower() == PAPER_ADDRESS.lower()
-    if not known or query.get("broker_id") != PAPER_BROKER_ID or not call.exchange.is_registered:
+    found = call.exchange.state.wallet(call.query.get("address", ""))
+    if found is None or call.query.get("broker_id") != PAPER_BROKER_ID:
         raise ApiError(-1006, "The account is not registered.")
-    return {"user_id": PAPER_USER_ID, "account_id": PAPER_ACCOUNT_ID}
+    return {"user_id": PAPER_USER_ID, "account_id": found.account_id}
 
 
 def get_broker(call: Call) -> object:
-    known = call.query.get("address", "").lower() == PAPER_ADDRESS.lower()
-    return {"broker_id": [PAPER_BROKER_ID] if known else []}
+    is_known = call.exchange.state.wallet(call.query.get("address", "")) is not None
+    return {"broker_id": [PAPER_BROKER_ID] if is_known else []}
 
 
 def get_orderly_key(call: Call) -> object:
     key = call.exchange.state.keys.get(call.query.get("orderly_key", ""))
-    known = call.query.get("account_id", "").lower() == PAPER_ACCOUNT_ID
-    if key is None or not known or key.status != "ACTIVE":
+    account_id = call.query.get("account_id", "").lower()
+    if key is None or key.account_id != account_id or key.status != "ACTIVE":
         raise ApiError(-1006, "The key does not exist.")
     return {
         "orderly_key": key.orderly_key,

@@ -1,7 +1,7 @@
 """Endpoints signed by a wallet: register the account, add a key. See docs/internals/orderly.md, section 3.
 
-The paper exchange has one account, of one wallet. eth-account, which verifies the signatures, is imported with the
-first request: trading does not need it.
+Any wallet can register. Each has an account id of its own, as at the real exchange, but all accounts are the one portfolio that the
+paper exchange has. eth-account, which verifies the signatures, is imported with the first request: trading does not need it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from kekbridge.paper.api import ApiRoute, Call
 from kekbridge.paper.codec import ApiError, parse_integer
-from kekbridge.paper.models import ApiKey
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID
+from kekbridge.paper.models import ApiKey, PaperWallet
+from kekbridge.paper.settings import PAPER_BROKER_ID
 from kekbridge.paper.state import YEAR_MS
 
 # Error codes of these calls only.
@@ -55,14 +55,19 @@ def register_account(call: Call) -> object:
     issued = call.exchange.nonces.pop(str(message["registrationNonce"]), None)
     if issued is None or call.now - issued > NONCE_MS:
         raise ApiError(_EXPIRED, "The registration nonce is unknown, used or expired.", status=400)
-    call.exchange.is_registered = True
-    call.exchange.state.record_event("account_registered", account_id=PAPER_ACCOUNT_ID)
-    return {"account_id": PAPER_ACCOUNT_ID}
+    address = str(call.body["userAddress"])
+    wallet = call.exchange.state.wallet(address)
+    if wallet is None:
+        wallet = PaperWallet(address, _account_id(address))
+        call.exchange.state.add(wallet)
+        call.exchange.state.record_event("account_registered", account_id=wallet.account_id)
+    return {"account_id": wallet.account_id}
 
 
 def add_key(call: Call) -> object:
     message = _verified_message(call, "AddOrderlyKey")
-    if not call.exchange.is_registered:
+    wallet = call.exchange.state.wallet(str(call.body["userAddress"]))
+    if wallet is None:
         raise ApiError(-1006, "The account is not registered.")
     name, expiration = str(message["orderlyKey"]), message["expiration"]
     if not name.startswith("ed25519:"):
@@ -72,10 +77,12 @@ def add_key(call: Call) -> object:
         raise ApiError(-1005, "scope must be of read, trading and asset.")
     if not call.now < expiration <= call.now + YEAR_MS + _WINDOW_MS:
         raise ApiError(-1005, "expiration must be within 365 days.")
-    key = ApiKey(name, str(message["scope"]), expiration, str(message.get("tag") or "") or None)
     state = call.exchange.state
+    if name in state.keys and state.keys[name].account_id != wallet.account_id:
+        raise ApiError(-1005, "The key belongs to another account.")
+    tag = str(message.get("tag") or "") or None
+    key = ApiKey(name, str(message["scope"]), expiration, tag, account_id=wallet.account_id)
     state.add(key)
-    state.save(key)
     state.record_event("key_added", orderly_key=name, scope=key.scope, expiration=expiration)
     return {"id": len(state.keys), "orderly_key": name}
 
@@ -96,11 +103,17 @@ def _verified_message(call: Call, kind: str) -> dict[str, Any]:
         raise ApiError(_OTHER_WALLET, "The address and the signature do not match.", status=400)
     if fields["brokerId"] != PAPER_BROKER_ID:
         raise ApiError(_NO_BROKER, "The broker id does not exist.", status=400)
-    if address.lower() != PAPER_ADDRESS.lower():
-        raise ApiError(-1005, f"This paper exchange has an account for the wallet {PAPER_ADDRESS} only.")
     if abs(call.now - fields["timestamp"]) > _WINDOW_MS:
         raise ApiError(_EXPIRED, "The timestamp has expired.", status=400)
     return fields
+
+
+def _account_id(address: str) -> str:
+    """keccak256 of the padded address and the broker's hash (docs/internals/orderly.md, section 3)."""
+    from eth_utils.crypto import keccak  # comes with eth-account, which has just verified a signature
+
+    padded = bytes.fromhex(address.lower().removeprefix("0x")).rjust(32, b"\0")
+    return "0x" + bytes(keccak(padded + keccak(text=PAPER_BROKER_ID))).hex()
 
 
 def _recover_signer(kind: str, message: dict[str, Any], signature: str) -> str:
