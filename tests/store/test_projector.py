@@ -14,7 +14,8 @@ from kekbridge.store.journal import Entry
 from kekbridge.store.transaction import Connection
 from tests.equality import assert_same, table_rows
 from tests.examples import examples
-from tests.histories import HISTORY, NOW, Account, Step, memory_store
+from tests.histories import HISTORY, Account, Step, memory_store
+from tests.store.factories import NOW
 
 # Events that tables follow from.
 PROJECTED = {
