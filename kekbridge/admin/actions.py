@@ -17,9 +17,10 @@ from kekbridge import parsing
 from kekbridge.admin.elements import button
 from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import market
+from kekbridge.formatting import amount, market
 from kekbridge.model import MarginMode
 from kekbridge.ops.trading_operations import BY_HAND, Cancel, Close, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
+from kekbridge.store import orders as order_rows
 
 _BY: Final = "web page"
 _CONFIRMATIONS: Final = {
@@ -42,6 +43,7 @@ class TradingForms:
         router.add_post("/trading/{what}", self._change_trading)
         router.add_get("/positions/close", self._confirm_close)
         router.add_post("/positions/close", self._close)
+        router.add_get("/orders/cancel", self._confirm_cancel)
         router.add_post("/orders/cancel", self._cancel)
 
     def controls(self, request: web.Request, state: Mapping[str, Any]) -> Renderable:
@@ -49,20 +51,20 @@ class TradingForms:
         now = state["trading"]["state"]
         shown: list[Renderable] = []
         if now != "halted":
-            shown.append(h.a(href="/confirm/halt", class_="button bad")["Halt…"])
+            shown.append(h.a(href="/confirm/halt", class_="button bad big")["Halt…"])
         if now != "exits_only":
-            shown.append(button(request, "/trading/exits-only", "Exits only"))
+            shown.append(button(request, "/trading/exits-only", "Exits only", kind="big"))
         if now != "running":
             shown.append(button(request, "/trading/resume", "Resume"))
         shown.append(h.a(href="/confirm/flatten", class_="button bad")["Flatten…"])
-        return h.div(class_="row")[shown]
+        return h.div(class_="row controls")[shown]
 
     async def _confirm(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]
         if what not in _CONFIRMATIONS:
             raise web.HTTPNotFound(text="page not found")
         reason = (
-            [h.input(name="reason", placeholder="Reason, kept in the history", maxlength="200")]
+            [h.input(name="reason", placeholder="Reason, kept in the history", aria_label="Reason", maxlength="200")]
             if what == "halt"
             else []
         )
@@ -127,7 +129,13 @@ class TradingForms:
                     f"Yes, close {market(symbol)}",
                     h.input(type="hidden", name="symbol", value=symbol),
                     h.input(type="hidden", name="mode", value=mode),
-                    h.input(name="quantity", placeholder="Quantity in coins", maxlength="40", inputmode="decimal"),
+                    h.input(
+                        name="quantity",
+                        placeholder="Quantity in coins",
+                        aria_label="Quantity in coins",
+                        maxlength="40",
+                        inputmode="decimal",
+                    ),
                     kind="bad",
                 ),
                 h.a(href="/positions", class_="button")["No"],
@@ -154,6 +162,29 @@ class TradingForms:
             h.p[f"Open in {market(result['symbol'])} now: {', '.join(left) or 'nothing'}."],
             h.ul[[h.li[_order_line(each)] for each in result["orders"]]],
             h.p[result["trouble"]] if result["trouble"] else None,
+        )
+
+    async def _confirm_cancel(self, request: web.Request) -> web.Response:
+        name = request.query.get("order", "")
+        order = await self._service.database.read(order_rows.get, name)
+        kind = order.intent.order_type.value.replace("_", " ")
+        asked = f"Cancel the {kind} order: {order.intent.side.value.lower()} {amount(order.intent.quantity)} {market(order.intent.symbol)}?"
+        protects = "It protects a position, which keeps no other stop." if order.is_protective else None
+        return self._page(
+            request,
+            "Are you sure?",
+            h.p[asked],
+            h.p(class_="bad")[protects] if protects else None,
+            h.div(class_="row")[
+                button(
+                    request,
+                    "/orders/cancel",
+                    "Yes, cancel it",
+                    h.input(type="hidden", name="order", value=name),
+                    kind="bad",
+                ),
+                h.a(href="/orders", class_="button")["No"],
+            ],
         )
 
     async def _cancel(self, request: web.Request) -> web.Response:

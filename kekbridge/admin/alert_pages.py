@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import htpy as h
 from aiohttp import web
@@ -21,7 +22,9 @@ from kekbridge.reports.alert_report import Section
 from kekbridge.store import alerts, rejected_requests, webhooks
 from kekbridge.webhooks.registry import perp_symbol
 
-_ROWS: Final = 100
+_ROWS: Final = 50
+# More rows than a page has, for those with the time of its last row: they must not fall between two pages.
+_READ: Final = _ROWS + 20
 _STATUSES: Final = (
     *("filled", "accepted", "partially_filled", "queued", "submitting", "unknown"),
     *("denied", "refused", "rejected", "expired", "canceled", "ignored", "done", "failed"),
@@ -46,6 +49,8 @@ class AlertPages:
         now = self._service.clock()
         since = parsing.instant("since", filters["since"], now) if filters["since"] else None
         until = parsing.instant("until", filters["until"], now) if filters["until"] else None
+        before = _time_of_row(request.query.get("before", ""))
+        until = min((one for one in (until, before) if one is not None), default=None)
         symbol = perp_symbol(filters["symbol"]) if filters["symbol"] else None
 
         def read(
@@ -62,7 +67,7 @@ class AlertPages:
                 since=since,
                 until=until,
                 text=filters["text"] or None,
-                limit=_ROWS,
+                limit=_READ,
             )
             repeats = (
                 ()
@@ -75,7 +80,7 @@ class AlertPages:
                     symbol=symbol,
                     since=since,
                     until=until,
-                    limit=_ROWS,
+                    limit=_READ,
                 )
             )
             # Unauthenticated requests have no webhook, symbol or message to filter by.
@@ -84,7 +89,7 @@ class AlertPages:
             ] in ("", "refused")
             rejected = (
                 rejected_requests.list_recent(
-                    connection, since=since, until=until, code=filters["code"] or None, limit=_ROWS
+                    connection, since=since, until=until, code=filters["code"] or None, limit=_READ
                 )
                 if includes_rejected
                 else ()
@@ -92,16 +97,31 @@ class AlertPages:
             return found, repeats, rejected, [one.name for one in webhooks.list_all(connection)]
 
         found, repeats, rejected, names = await self._service.database.read(read)
-        rows = [(one.received_at, alert_row(to_jsonable(alert_data(one)), now)) for one in found.alerts]
-        rows += [(one.at, _repeat_row(one, now)) for one in repeats]
-        rows += [(one.last_at, _rejected_row(one, now)) for one in rejected]
+        rows = [(one.received_at, one.id, alert_row(to_jsonable(alert_data(one)), now)) for one in found.alerts]
+        rows += [(one.at, f"repeat-{one.first_id}-{one.at.timestamp()}", _repeat_row(one, now)) for one in repeats]
+        rows += [
+            (one.last_at, f"{one.code}-{one.remote}-{one.minute.timestamp()}", _rejected_row(one, now))
+            for one in rejected
+        ]
         rows.sort(key=lambda row: row[0], reverse=True)
+        shown = [row for row in rows if len(rows) <= _ROWS or row[0] >= rows[_ROWS - 1][0]]
+        given = {name: value for name, value in filters.items() if value}
+        links = [h.a(href=f"/log?{urlencode(given)}", class_="button")["Newest"]] if before is not None else []
+        if len(shown) < len(rows):
+            older = f"/log?{urlencode({**given, 'before': shown[-1][0].isoformat()})}"
+            links.append(h.a(href=older, class_="button", rel="next")["Older"])
         search_limit = None
         if found.looked_back_to is not None:
             hint = f"Searched back to {moment(found.looked_back_to)} UTC; set Until to search further back."
             search_limit = h.p(class_="dim")[hint]
+        log = alert_table([cells for _, _, cells in shown], keys=[key for _, key, _ in shown])
         return self._page(
-            request, "Log", _search(filters, names), search_limit, alert_table(row for _, row in rows[:_ROWS])
+            request,
+            "Log",
+            _search(filters, names),
+            search_limit,
+            h.div(id="log", data_live=True)[log, h.div(class_="older")[links]],
+            is_live=before is None,
         )
 
     async def _alert(self, request: web.Request) -> web.Response:
@@ -132,9 +152,21 @@ def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
     )
 
 
-def alert_table(rows: Iterable[tuple[object, ...]]) -> Renderable:
-    """The table of alerts, from `alert_row`."""
-    return table(("Time", "Alert", "Webhook", "Action", "Status", "Why"), rows, empty="No alerts.")
+def alert_table(rows: Iterable[tuple[object, ...]], *, keys: Sequence[str] = ()) -> Renderable:
+    """The table of alerts, from `alert_row`; `keys`: an id for each row."""
+    titles = ("Time", "Alert", "Webhook", "Action", "Status", "Why")
+    places = ("", "", "", "first", "first", "")
+    names = [f"alert-{key}" for key in keys]
+    return table(titles, rows, empty="No alerts.", keys=names, phone=places)
+
+
+def _time_of_row(text: str) -> datetime | None:
+    """The time that the link to older rows names; None if there is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
 
 
 def _repeat_row(one: alerts.Repeat, now: datetime) -> tuple[object, ...]:
@@ -174,7 +206,8 @@ def _search(filters: Mapping[str, str], names: Iterable[str]) -> Renderable:
             entry = h.input(name=name, value=value, placeholder=hints[name], autocomplete="off")
         fields.append(h.label[name.capitalize(), entry])
     clear = h.a(href="/log", class_="button")["Clear"] if any(filters.values()) else None
-    return h.form(method="get", action="/log", class_="fields search")[*fields, h.button["Filter"], clear]
+    form = h.form(method="get", action="/log", class_="fields search")[*fields, h.button["Filter"], clear]
+    return h.details(open=any(filters.values()))[h.summary["Filter"], form]
 
 
 def _section(section: Section) -> Renderable:

@@ -34,6 +34,8 @@ class Session:
 
 
 SESSION: Final = web.RequestKey("session", Session)
+#: Sequence of the journal's last row when the request of a page arrived: what is written later, the page may not show.
+SINCE: Final = web.RequestKey("since", int)
 
 
 def check_loopback(host: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import zip_longest
 
 import htpy as h
 from aiohttp import web
@@ -17,20 +18,42 @@ from kekbridge.admin.auth import SESSION
 from kekbridge.formatting import clock, moment, money, to_jsonable, to_text
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, is_slim: bool = False) -> Renderable:
-    """Build a table. On a phone each row becomes a card with the titles before the values, unless the table is slim."""
-    body = [h.tr[[_cell(title, value) for title, value in zip(titles, row, strict=True)]] for row in rows]
+def table(
+    titles: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    empty: str,
+    is_slim: bool = False,
+    keys: Sequence[str] = (),
+    phone: Sequence[str] = (),
+) -> Renderable:
+    """Build a table. On a phone each row becomes a card with the titles before the values, unless the table is slim.
+
+    `keys`: an id for each row, by which the script finds it again. `phone`: where each column is on a phone instead of in a card,
+    "first" line, "second" line or "off".
+    """
+    places = phone or ("",) * len(titles)
+    body = [
+        h.tr(id=key or None)[
+            [_cell(title, place, value) for title, place, value in zip(titles, places, row, strict=True)]
+        ]
+        for key, row in zip_longest(keys, rows, fillvalue="")
+    ]
     if not body:
         return h.p(class_="dim")[empty]
-    head = h.tr[[h.th(scope="col")[title] for title in titles]]
-    return h.div(class_="wide" if is_slim else "wide cards")[h.table[h.thead[head], h.tbody[body]]]
+    # A column of buttons has no title; an empty th would be read as one.
+    head = h.tr[[h.th(scope="col")[title] if title else h.td for title in titles]]
+    kind = "lines" if phone else "" if is_slim else "cards"
+    return h.div(class_=f"wide {kind}".strip(), tabindex="0" if is_slim else None)[
+        h.table[h.thead[head], h.tbody[body]]
+    ]
 
 
-def _cell(title: str, value: object) -> Renderable:
-    kind = "number" if isinstance(value, Decimal) else None
-    if value in (None, ""):
-        kind = "nothing"
-    return h.td(class_=kind, data_label=title)[money(value) if isinstance(value, Decimal) else _shown(value)]
+def _cell(title: str, place: str, value: object) -> Renderable:
+    kind = "nothing" if value in (None, "") else "number" if isinstance(value, Decimal) else ""
+    shown = money(value) if isinstance(value, Decimal) else _shown(value)
+    classes = " ".join(name for name in (place, kind, "" if title else "buttons") if name)
+    return h.td(class_=classes or None, data_label=title or None)[shown]
 
 
 def _shown(value: object) -> Node:
@@ -59,7 +82,10 @@ def gain(value: Decimal | None) -> Renderable:
     """A profit or loss in USDC with its sign, in its colour."""
     if value is None:
         return h.fragment["-"]
-    return h.span(class_="good" if value > 0 else "bad" if value < 0 else None)[f"{value:+,.2f}"]
+    text = f"{value:+,.2f}"
+    if text in ("+0.00", "-0.00"):
+        return h.span["0.00"]
+    return h.span(class_="good" if value > 0 else "bad")[text]
 
 
 def select(name: str, chosen: str, options: Iterable[tuple[str, str]]) -> Renderable:
@@ -144,6 +170,17 @@ def form_key(request: web.Request) -> Renderable | None:
     """The hidden field that proves a form was served to this session; None without a session."""
     session = request.get(SESSION)
     return None if session is None else h.input(type="hidden", name="key", value=session.form_key)
+
+
+def copy_button(selector: str, label: str = "Copy") -> Renderable:
+    """A button that copies the value or text of an element; hidden without a script."""
+    return h.button(type="button", class_="copy", data_copy=selector, hidden=True)[label]
+
+
+def with_code(text: str) -> Renderable:
+    """A text for people, in which commands and settings are between backticks, as code elements."""
+    parts = text.split("`")
+    return h.fragment[[h.code[part] if index % 2 else part for index, part in enumerate(parts)]]
 
 
 def button(request: web.Request, path: str, label: str, *inputs: Node, kind: str | None = None) -> Renderable:

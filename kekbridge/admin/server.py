@@ -10,25 +10,29 @@ import asyncio
 import hmac
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
 
-from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
+from kekbridge.admin.auth import COOKIE, SESSION, SINCE, Session, Sessions
+from kekbridge.admin.events import EventStreams
+from kekbridge.admin.frame import ASSET_PATHS, Frame, local_path, login_path
 from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import AdminService
 from kekbridge.connections.hosts import is_foreign_origin, is_our_name
 from kekbridge.connections.server import AppServer
-from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.errors import ConfigError, KekbridgeError, NotFound, StoreUnavailable
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.formatting import to_jsonable
 from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Halt, LiftLockout, ListLockouts, Resume
 from kekbridge.ops.web_token import SIGN_IN_PATH, SignInCodes, WebToken
+from kekbridge.store import journal
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self';"
+    " manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     # Not "no-referrer": browsers then send forms with `Origin: null`, as a foreign page would.
     "Referrer-Policy": "same-origin",
@@ -36,7 +40,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_PUBLIC_PATHS: Final = frozenset({"/login", SIGN_IN_PATH, "/style.css", "/icon.svg"})
+_PUBLIC_PATHS: Final = frozenset({"/login", SIGN_IN_PATH}) | ASSET_PATHS
 _MOST_BYTES: Final = 64 * 1024
 _MOST_CONNECTIONS: Final = 64
 _IDLE_S: Final = 75.0
@@ -55,7 +59,9 @@ class AdminServer:
         self._codes = codes
         self._durations = durations
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
+        app.on_response_prepare.append(_add_headers)
         app.router.add_get("/api/state", self._state)
+        app.router.add_get("/api/events", self._events)
         app.router.add_post("/api/trading", self._trading)
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/login", self._login_page)
@@ -64,8 +70,10 @@ class AdminServer:
         app.router.add_post("/logout", self._logout)
         app.router.add_get("/api/lockouts", self._lockouts)
         app.router.add_post("/api/lockouts/lift", self._lift_lockout)
-        self._pages = Pages(service)
-        self._pages.register(app.router)
+        self._frame = Frame()
+        self._frame.register(app.router)
+        Pages(service, self._frame.page).register(app.router)
+        self._streams = EventStreams(service.database, service.live_state)
         self._server = AppServer(
             app,
             most_connections=_MOST_CONNECTIONS,
@@ -80,7 +88,8 @@ class AdminServer:
         await self._server.start([listening])
 
     async def close(self) -> None:
-        """Stop serving; open requests get 1 s to finish."""
+        """Stop serving: event streams end at once, other open requests get 1 s to finish."""
+        self._streams.close()
         await self._server.close(longest_s=_STOP_S)
 
     # ------------------------------------------------------------------------------------------------------- guards
@@ -88,16 +97,13 @@ class AdminServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
-            response = await self._authorize(request, handler)
-        except web.HTTPException as error:
-            response = error
+            return await self._authorize(request, handler)
+        except web.HTTPNotFound:
+            return self._error(request, 404, "there is no such page")
+        except NotFound as error:
+            return self._error(request, 404, error.message)
         except KekbridgeError as error:
-            response = self._error(request, 409, error.message)
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        if isinstance(response, web.HTTPException):
-            raise response
-        return response
+            return self._error(request, 409, error.message)
 
     async def _authorize(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if not is_our_name(request.headers.get("Host", "")):
@@ -106,28 +112,48 @@ class AdminServer:
             return self._error(request, 403, "this request comes from another page")
         if request.path in _PUBLIC_PATHS:
             return await handler(request)
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._sessions.is_token(given.strip()):
-            return await handler(request)
+        if self._has_token(request):
+            return await self._handle(request, handler)
         session = self._sessions.find(request.cookies.get(COOKIE), self._service.clock())
         if session is None:
             if request.path.startswith("/api/") or request.path == "/metrics":
                 return self._error(request, 401, "send the token: Authorization: Bearer …")
-            raise web.HTTPSeeOther("/login")
+            raise web.HTTPSeeOther(login_path(request))
+        request[SESSION] = session
         if request.method != "GET" and not await _has_form_key(request, session):
             return self._error(request, 403, "this form has expired; reload the page")
-        request[SESSION] = session
+        return await self._handle(request, handler)
+
+    async def _handle(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if request.method == "GET":
+            with suppress(StoreUnavailable):
+                request[SINCE] = self._service.database.read_now(journal.head)[0]
         return await handler(request)
+
+    def _has_token(self, request: web.Request) -> bool:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and self._sessions.is_token(given.strip())
 
     def _error(self, request: web.Request, status: int, message: str) -> web.Response:
         if request.path.startswith("/api/") or request.path == "/metrics":
             return web.json_response({"success": False, "error": message}, status=status)
-        return self._pages.error(status, message, is_form=request.method == "POST")
+        return self._frame.error(request, status, message)
 
     # ---------------------------------------------------------------------------------------------------------- API
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(await self._service.state())
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """See events.py; the stream ends with the session, or with the token that opened it."""
+        cookie = request.cookies.get(COOKIE)
+
+        def is_allowed() -> bool:
+            if SESSION in request:
+                return self._sessions.find(cookie, self._service.clock()) is not None
+            return self._has_token(request)
+
+        return await self._streams.serve(request, is_allowed)
 
     async def _trading(self, request: web.Request) -> web.Response:
         """`{"state": "halted" | "exits_only" | "running", "reason": "…"}`, bearer token only: a browser uses the forms."""
@@ -166,26 +192,27 @@ class AdminServer:
     # -------------------------------------------------------------------------------------------------------- login
 
     async def _login_page(self, request: web.Request) -> web.Response:
-        return self._pages.login()
+        return self._frame.login(local_path(request.query.get("next")))
 
     async def _login(self, request: web.Request) -> web.Response:
-        given = str((await request.post()).get("token", "")).strip()
-        if not self._sessions.is_token(given):
+        form = await request.post()
+        wanted = local_path(str(form.get("next", "")))
+        if not self._sessions.is_token(str(form.get("token", "")).strip()):
             await asyncio.sleep(0.5)
-            return self._pages.login("That is not the token of this data directory.", status=401)
-        raise self._signed_in()
+            return self._frame.login(wanted, "That is not the token of this data directory.", status=401)
+        raise self._signed_in(wanted)
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         """A link with a one-time code, as `serve` and `kekbridge web link` print it."""
         if not self._codes.redeem(request.query.get("code", ""), self._service.clock()):
             await asyncio.sleep(0.5)
             text = "That link was used, or is older than ten minutes. `kekbridge web link` prints a new one."
-            return self._pages.login(text, status=401)
-        raise self._signed_in()
+            return self._frame.login(None, text, status=401)
+        raise self._signed_in(local_path(request.query.get("next")))
 
-    def _signed_in(self) -> web.HTTPSeeOther:
-        """The way to the pages, with the cookie of a new session."""
-        response = web.HTTPSeeOther("/")
+    def _signed_in(self, wanted: str | None) -> web.HTTPSeeOther:
+        """Lead to the page that was asked for, with the cookie of a new session."""
+        response = web.HTTPSeeOther(wanted or "/")
         response.set_cookie(
             COOKIE,
             self._sessions.begin(self._service.clock()),
@@ -199,6 +226,11 @@ class AdminServer:
     async def _logout(self, request: web.Request) -> web.Response:
         self._sessions.end(request.cookies.get(COOKIE))
         raise web.HTTPSeeOther("/login")
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 async def _has_form_key(request: web.Request, session: Session) -> bool:

@@ -82,6 +82,17 @@ class AdminService:
         state: dict[str, Any] = to_jsonable(live | stored)
         return state
 
+    def live_state(self) -> object:
+        """What the pages show of memory, to compare: positions with their marks, readiness, and how the exchange is reached."""
+        snapshot, health = self.exchange.snapshot, self.exchange.health
+        positions = () if snapshot is None else (*snapshot.positions.values(), *snapshot.other_positions)
+        held = tuple(
+            (one.symbol, one.margin_mode, one.quantity, snapshot.mark_price(one.symbol))
+            for one in positions
+            if one.quantity and snapshot is not None
+        )
+        return held, self.readiness().is_ready, health.is_reachable, health.is_maintenance, health.stream_is_live
+
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
         """The statistics of a period. Raises NotFound for an unknown webhook."""
         return build_report(

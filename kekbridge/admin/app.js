@@ -1,0 +1,202 @@
+// The script of every page: theme, times in the viewer's zone, copying, and pages that change in place. Everything works without it.
+"use strict";
+(() => {
+  const root = document.documentElement;
+
+  // ------------------------------------------------------------------------------------------------------ theme
+  function storedTheme() {
+    try { return localStorage.getItem("theme") || ""; } catch { return ""; }
+  }
+  function applyTheme(theme) {
+    if (theme) root.dataset.theme = theme; else delete root.dataset.theme;
+  }
+  applyTheme(storedTheme()); // before anything is drawn
+
+  // ------------------------------------------------------------------------------------------------------ times
+  const two = (number) => String(number).padStart(2, "0");
+  function showTimes(part) {
+    const today = new Date().toDateString();
+    for (const element of part.querySelectorAll("time[datetime]")) {
+      const at = new Date(element.dateTime);
+      const day = `${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+      const minute = `${two(at.getHours())}:${two(at.getMinutes())}`;
+      const full = `${at.getFullYear()}-${day} ${minute}:${two(at.getSeconds())}`;
+      const isToday = at.toDateString() === today;
+      const short = isToday ? `${minute}:${two(at.getSeconds())}` : `${day} ${minute}`;
+      element.textContent = "short" in element.dataset ? short : full;
+      element.title = `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    }
+  }
+
+  // What only works with a script is hidden in the page.
+  function enhance(part) {
+    showTimes(part);
+    for (const element of part.querySelectorAll("[data-script], [data-copy]")) element.hidden = false;
+  }
+
+  // ------------------------------------------------------------------------------------------------------ copying
+  async function copy(button) {
+    const source = document.querySelector(button.dataset.copy);
+    const label = button.textContent;
+    try {
+      await navigator.clipboard.writeText((source.value ?? source.textContent).trim());
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Copy it by hand";
+    }
+    setTimeout(() => { button.textContent = label; }, 2000);
+  }
+
+  // --------------------------------------------------------------------------------------------- changes in place
+  // Makes `old` equal to `fresh`. Elements with an id keep their identity, so that focus, selection and open details stay.
+  function update(old, fresh) {
+    if (old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return; }
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      if (old.data !== fresh.data) old.data = fresh.data;
+      return;
+    }
+    const kept = old.nodeName === "DETAILS" ? ["open"] : [];
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && !kept.includes(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of [...fresh.attributes]) {
+      if (old.getAttribute(name) !== value && !kept.includes(name)) old.setAttribute(name, value);
+    }
+    updateChildren(old, fresh);
+  }
+
+  function updateChildren(old, fresh) {
+    const wanted = [...fresh.childNodes];
+    const ids = new Set(wanted.map((child) => child.id).filter(Boolean));
+    for (const child of [...old.childNodes]) if (child.id && !ids.has(child.id)) child.remove();
+    const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
+    let at = old.firstChild;
+    for (const child of wanted) {
+      const match = child.id ? known.get(child.id) : at && !at.id ? at : null;
+      if (!match) {
+        old.insertBefore(child, at);
+        if (child.nodeName === "TR") child.classList.add("changed");
+        continue;
+      }
+      if (match === at) at = at.nextSibling; else old.insertBefore(match, at);
+      const before = match.textContent;
+      update(match, child);
+      if (match.nodeName === "TR" && match.textContent !== before) {
+        match.classList.remove("changed");
+        void match.offsetWidth; // begins the animation again
+        match.classList.add("changed");
+      }
+    }
+    while (at) { const next = at.nextSibling; at.remove(); at = next; }
+  }
+
+  let since = null; // id of the last event that the page shows or has asked for
+  let isLoading = false;
+  let timer = null;
+  let loadedAt = 0;
+
+  async function load() {
+    isLoading = true;
+    loadedAt = Date.now();
+    try {
+      const answer = await fetch(location.href, { cache: "no-store" });
+      if (answer.redirected) { location.reload(); return; } // signed out
+      if (!answer.ok) return;
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      enhance(page);
+      for (const part of document.querySelectorAll("[data-live]")) {
+        const fresh = page.getElementById(part.id);
+        const field = part.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
+        if (fresh && !field) update(part, document.importNode(fresh, true));
+      }
+      document.dispatchEvent(new Event("kekbridge:updated"));
+    } catch { /* the dot shows it */ } finally {
+      isLoading = false;
+    }
+  }
+
+  // At most once a second, and never while another answer is awaited.
+  function loadSoon() {
+    if (timer || document.hidden || !document.querySelector("[data-live]")) return;
+    timer = setTimeout(() => {
+      timer = null;
+      if (isLoading) loadSoon(); else load();
+    }, Math.max(0, loadedAt + 1000 - Date.now()));
+  }
+
+  let source = null;
+  function showState(text) {
+    const dot = document.querySelector("[data-dot]");
+    dot.hidden = false;
+    dot.textContent = text;
+    dot.classList.toggle("live", text === "live");
+  }
+
+  function connect() {
+    if (source || document.hidden) return;
+    source = new EventSource(since === null ? "/api/events" : `/api/events?after=${since}`);
+    source.onopen = () => showState("live");
+    source.onerror = () => {
+      showState("reconnecting");
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      source = null;
+      setTimeout(() => { loadSoon(); connect(); }, 5000);
+    };
+    for (const name of ["history", "reset", "state"]) {
+      source.addEventListener(name, (event) => {
+        if (event.lastEventId) since = event.lastEventId;
+        loadSoon();
+      });
+    }
+  }
+
+  function disconnect() { // a browser has few connections to one address for all its tabs
+    source?.close();
+    source = null;
+  }
+
+  // -------------------------------------------------------------------------------------------------------- start
+  // A link from elsewhere comes without the session's cookie: ask for its page from here before asking for the token.
+  async function leaveSignIn(wanted) {
+    const answer = await fetch(wanted, { method: "HEAD", redirect: "manual" });
+    if (answer.ok) location.replace(wanted);
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    enhance(document);
+    const choice = document.querySelector("[data-theme-choice]");
+    if (choice) choice.value = storedTheme();
+    const wanted = document.querySelector("form[data-wanted]");
+    if (wanted) leaveSignIn(wanted.dataset.wanted).catch(() => {});
+    if (!document.querySelector("[data-dot]")) return;
+    since = document.body.dataset.after ?? null;
+    connect();
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) disconnect(); else { connect(); loadSoon(); }
+    });
+    addEventListener("pagehide", disconnect);
+    addEventListener("pageshow", (event) => { if (event.persisted) { connect(); loadSoon(); } });
+  });
+
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-theme-choice]")) return;
+    applyTheme(event.target.value);
+    try { localStorage.setItem("theme", event.target.value); } catch { /* for this page only */ }
+  });
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+    for (const menu of document.querySelectorAll("details.more[open]")) {
+      if (!menu.contains(event.target)) menu.open = false;
+    }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of document.querySelectorAll("details.more[open]")) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+})();

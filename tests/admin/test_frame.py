@@ -1,0 +1,121 @@
+"""The frame of the pages: links that survive the sign-in, error pages, files that browsers keep, the size of each page."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from yarl import URL
+
+from kekbridge.admin.frame import local_path
+from tests.admin.session import Browser
+
+PAGES = ("/", "/log", "/orders", "/positions", "/stats?days=all", "/risk", "/webhooks")
+
+
+@pytest.mark.parametrize("path", ["/", "/log", "/log?status=filled&text=a%20b", "/positions/close?symbol=X&mode=CROSS"])
+def test_a_sign_in_leads_to_pages_of_this_listener(path: str) -> None:
+    """With their query."""
+    assert local_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "",
+            None,
+            "log",
+            "//evil.example/",
+            "/\\evil.example/",
+            "https://evil.example/",
+            "javascript:alert(1)",
+            "\\/x",
+        ),
+        *("/ log", "/log\r\nSet-Cookie: a=b", "/\t/evil.example", "/l\u00f6g", "/" + "x" * 1000),
+        *("/login?next=/log", "/logout", "/sign-in?code=x", "/api/state"),
+    ],
+)
+def test_a_sign_in_leads_nowhere_else(path: str | None) -> None:
+    """Not to another site in any spelling that browsers understand, not into a header, not in a circle."""
+    assert local_path(path) is None
+
+
+async def test_a_link_survives_the_sign_in(browser: Browser) -> None:
+    """The page that was asked for is shown after the sign-in, also after a wrong token; a form that was sent is not repeated."""
+    wanted = "/log?status=filled&text=a%20b"
+    login = await browser.location(wanted)
+    assert URL(login).query == {"next": wanted}
+    assert f'name="next" value="{wanted.replace("&", "&amp;")}"' in await browser.page(login)
+    for given, status in (("wrong", 401), (browser.token, 303)):
+        sent = {"token": given, "next": wanted}
+        async with browser.session.post(f"{browser.url}/login", data=sent, allow_redirects=False) as answer:
+            assert answer.status == status
+            assert status == 303 or "status=filled" in await answer.text()
+    assert answer.headers["Location"] == wanted
+    browser.session.cookie_jar.clear()
+    assert await browser.location("/") == "/login"
+    async with browser.session.post(f"{browser.url}/trading/halt", allow_redirects=False) as answer:
+        assert answer.headers["Location"] == "/login"
+    sent = {"token": browser.token, "next": "//evil.example"}
+    async with browser.session.post(f"{browser.url}/login", data=sent, allow_redirects=False) as answer:
+        assert answer.headers["Location"] == "/"
+
+
+async def test_error_pages_have_the_menu(browser: Browser) -> None:
+    """An unknown page and an unknown alert are 404, a refused form 409 with a link back to its page; the API answers JSON."""
+    key = await browser.log_in()
+    for path in ("/nothing-here", "/log/01ARZ3NDEKTSV4RRFFQ69G5FAV", "/webhooks/wh_nothing"):
+        page = await browser.page(path, 404)
+        assert "<h1>Not found</h1>" in page
+        assert '<nav aria-label="Pages">' in page
+    headers = {"Referer": f"{browser.url}/webhooks?from=here"}
+    sent = {"key": key, "name": "not a name"}
+    async with browser.session.post(f"{browser.url}/webhooks", data=sent, headers=headers) as answer:
+        assert answer.status == 409
+        page = await answer.text()
+    assert '<nav aria-label="Pages">' in page
+    assert 'href="/webhooks?from=here"' in page
+    async with browser.session.get(f"{browser.url}/api/nothing") as answer:
+        assert (answer.status, (await answer.json())["success"]) == (404, False)
+
+
+async def test_every_page_is_small(browser: Browser) -> None:
+    """Page, style and script together are under 150 KB, the script under 20 KB, with fifty rows of long errors in the log."""
+    for number in range(60):
+        await browser.bridge.send(symbol=f"NOPE{number}USDT.P", comment="x" * 200)
+    await browser.log_in()
+    page = await browser.page("/")
+    files = [re.search(rf'(?:href|src)="(/{name}\?v=\w+)"', page) for name in (r"style\.css", r"app\.js")]
+    sizes = [len(await browser.page(found[1])) for found in files if found is not None]
+    assert len(sizes) == 2
+    assert sizes[1] < 20_000
+    for path in PAGES:
+        assert len(await browser.page(path)) + sum(sizes) < 150_000, path
+
+
+async def test_files_are_kept_by_browsers_and_need_no_session(browser: Browser) -> None:
+    """Style, script and icons have addresses of their content; pages are never stored. The manifest names icons that exist."""
+    page = await browser.page("/login")
+    async with browser.session.get(f"{browser.url}/login") as answer:
+        assert answer.headers["Cache-Control"] == "no-store"
+    manifest = json.loads(await browser.page("/manifest.webmanifest"))
+    assert (manifest["start_url"], manifest["display"]) == ("/", "standalone")
+    icons = [(one["src"], one["type"]) for one in manifest["icons"]]
+    found = re.findall(r'(?:href|src)="(/[\w.-]+\?v=\w+)"', page)
+    assert len(found) == 4
+    for path, kind in [*icons, *((path, None) for path in found)]:
+        async with browser.session.get(browser.url + path) as answer:
+            assert answer.status == 200
+            assert "immutable" in answer.headers["Cache-Control"]
+            assert kind in (None, answer.content_type)
+
+
+async def test_pages_without_a_script_load_themselves_again(browser: Browser) -> None:
+    """A live page reloads every 15 s where no script runs; older rows of the log stay as they are."""
+    await browser.log_in()
+    for path in ("/", "/log", "/orders", "/positions"):
+        assert '<noscript><meta http-equiv="refresh" content="15"></noscript>' in await browser.page(path)
+    for path in ("/log?before=2026-01-01T00:00:00%2B00:00", "/orders?before=1", "/webhooks"):
+        assert "http-equiv" not in await browser.page(path)
