@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import redact_secrets, sanitize
 from kekbridge.model import Mode, RateLimits, notifications
+from kekbridge.model.quiet_hours import QuietHours, read_zone
 
 APP_NAME = "kekbridge"
 # Characters of a wrong value that an error quotes.
@@ -46,6 +47,29 @@ def _events(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(notifications.check_event(kind) for kind in value)
 
 
+def _split_pairs(value: object) -> object:
+    """Split `order_filled=off,alert_denied=info` from an environment variable."""
+    if not isinstance(value, str):
+        return value
+    return {
+        name.strip(): level.strip() for name, _, level in (part.partition("=") for part in value.split(",")) if name
+    }
+
+
+def _levels(value: Mapping[str, str]) -> Mapping[str, notifications.Level]:
+    return {kind: notifications.check_level(kind, level) for kind, level in value.items()}
+
+
+def _quiet_hours(value: str) -> str:
+    QuietHours.parse(value)
+    return value
+
+
+def _zone(value: str) -> str:
+    read_zone(value)
+    return value
+
+
 def _templates(value: Mapping[str, str]) -> Mapping[str, str]:
     return {kind: notifications.check_template(kind, text) for kind, text in value.items()}
 
@@ -57,6 +81,9 @@ Amount = Annotated[Decimal, Field(gt=0)]
 TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
 Events = Annotated[Words, AfterValidator(_events)]
 Templates = Annotated[Mapping[str, str], AfterValidator(_templates)]
+Levels = Annotated[Mapping[str, str], BeforeValidator(_split_pairs), AfterValidator(_levels)]
+Hours = Annotated[str, AfterValidator(_quiet_hours)]
+ZoneName = Annotated[str, AfterValidator(_zone)]
 
 
 class _Section(BaseModel):
@@ -222,6 +249,9 @@ class Notify(_Section):
     summary_at: TimeOfDay = "00:05"
     down_after_s: Seconds = 60.0
     expiry_days: Annotated[int, Field(ge=1, le=365)] = 14
+    quiet_hours: Hours = ""
+    zone: ZoneName = ""
+    levels: Levels = Field(default_factory=dict)
     templates: Templates = Field(default_factory=dict)
 
 

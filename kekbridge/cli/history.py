@@ -98,10 +98,11 @@ def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: 
     """Print one line per event: time, severity, text."""
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe_event
-    from kekbridge.ops.notifier import order_facts
+    from kekbridge.reports.event_facts import event_facts, order_facts
 
     for event in listed:
-        severity, text = describe_event(event.kind, {**order_facts(connection, event), **event.data})
+        figures = {**order_facts(connection, event), **event.data}
+        severity, text = describe_event(event.kind, event_facts(connection, event, zone), figures)
         if as_json:
             render.as_json(formatting.to_jsonable(event) | {"severity": severity, "words": text})
         else:

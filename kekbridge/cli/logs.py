@@ -135,7 +135,19 @@ def logs(
                 _print(changed, as_json=as_json, with_header=False, zone=zone)
 
 
-Entry = tuple[datetime, "StoredAlert | Repeat | RejectedRequest | Event"]
+@dataclass(frozen=True, slots=True)
+class BridgeEvent:
+    """An event of the bridge itself, with its text."""
+
+    #: The row of the history.
+    event: Event
+    #: info, warning or failure; None for an event without a notification.
+    severity: str | None
+    #: What happened, on one line.
+    text: str
+
+
+Entry = tuple[datetime, "StoredAlert | Repeat | RejectedRequest | BridgeEvent"]
 
 
 def _entries(connection: sqlite3.Connection, wanted: Filters) -> tuple[list[Entry], datetime | None]:
@@ -176,18 +188,20 @@ def _entries(connection: sqlite3.Connection, wanted: Filters) -> tuple[list[Entr
             )
         ]
     if wanted.shows_events:
-        entries += [(event.at, event) for event in _bridge_events(connection, wanted)]
+        entries += [(one.event.at, one) for one in _bridge_events(connection, wanted)]
     return sorted(entries, key=lambda entry: entry[0])[-wanted.limit :], search.looked_back_to
 
 
-def _bridge_events(connection: sqlite3.Connection, wanted: Filters) -> Sequence[Event]:
+def _bridge_events(connection: sqlite3.Connection, wanted: Filters) -> Sequence[BridgeEvent]:
     """Return the events of the bridge itself that are worth a notification."""
-    from kekbridge.model.notifications import MESSAGES
+    from kekbridge.model.notifications import MESSAGES, describe_event
+    from kekbridge.reports.event_facts import event_facts
     from kekbridge.store import journal
 
-    return journal.latest(
+    found = journal.latest(
         connection, kinds=MESSAGES, since=wanted.since, until=wanted.until, of_alerts=False, limit=wanted.limit
     )
+    return [BridgeEvent(event, *describe_event(event.kind, event_facts(connection, event))) for event in found]
 
 
 def _follow(database: Database, wanted: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
@@ -204,17 +218,18 @@ def _follow(database: Database, wanted: Filters, shown: list[Entry]) -> Iterator
             yield changed
 
 
-def _identity(entry: StoredAlert | Repeat | RejectedRequest | Event) -> object:
+def _identity(entry: StoredAlert | Repeat | RejectedRequest | BridgeEvent) -> object:
     from kekbridge.store.alerts import Repeat
-    from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
-    if isinstance(entry, Event | Repeat):
+    if isinstance(entry, BridgeEvent):
+        return entry.event.sequence
+    if isinstance(entry, Repeat):
         return entry.sequence
     return (entry.minute, entry.remote, entry.code) if isinstance(entry, RejectedRequest) else entry.id
 
 
-def _state(entry: StoredAlert | Repeat | RejectedRequest | Event) -> object:
+def _state(entry: StoredAlert | Repeat | RejectedRequest | BridgeEvent) -> object:
     return getattr(entry, "status", None), getattr(entry, "count", None)
 
 
@@ -235,34 +250,29 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool, zone: tzin
     sys.stdout.flush()
 
 
-def _data(entry: StoredAlert | Repeat | RejectedRequest | Event) -> dict[str, Any]:
-    from kekbridge.model.notifications import describe_event
+def _data(entry: StoredAlert | Repeat | RejectedRequest | BridgeEvent) -> dict[str, Any]:
     from kekbridge.store.alerts import Repeat
-    from kekbridge.store.journal import Event
 
-    if isinstance(entry, Event):
-        severity, text = describe_event(entry.kind, entry.data)
-        named = {"kind": "event", "event": entry.kind, "severity": severity, "words": text}
+    if isinstance(entry, BridgeEvent):
+        event = entry.event
+        named = {"kind": "event", "event": event.kind, "severity": entry.severity, "words": entry.text}
         return named | {
-            "sequence": entry.sequence,
-            "at": formatting.to_jsonable(entry.at),
-            "data": formatting.to_jsonable(entry.data),
+            "sequence": event.sequence,
+            "at": formatting.to_jsonable(event.at),
+            "data": formatting.to_jsonable(event.data),
         }
     if isinstance(entry, Repeat):
         return {"kind": "repeat"} | dict(formatting.to_jsonable(entry)) | {"error": entry.error}
     return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.to_jsonable(entry))
 
 
-def _line(at: datetime, entry: StoredAlert | Repeat | RejectedRequest | Event, zone: tzinfo | None) -> Any:
+def _line(at: datetime, entry: StoredAlert | Repeat | RejectedRequest | BridgeEvent, zone: tzinfo | None) -> Any:
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe_event
     from kekbridge.store.alerts import Repeat
-    from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
-    if isinstance(entry, Event):
-        severity, text = describe_event(entry.kind, entry.data)
-        return render.Line((formatting.clock(at, now(), zone), "-", "-", "-", "-", severity or ""), text)
+    if isinstance(entry, BridgeEvent):
+        return render.Line((formatting.clock(at, now(), zone), "-", "-", "-", "-", entry.severity or ""), entry.text)
 
     if isinstance(entry, RejectedRequest):
         times = f"{entry.count} x " if entry.count > 1 else ""

@@ -262,7 +262,7 @@ class Daemon:
 
         What decisions look at (trading states, webhooks, limits) is in the book, or read again when a job has changed it.
         """
-        if name == "notify-set" and self._operator_services is not None:
+        if name in ("notify-set", "notify-change") and self._operator_services is not None:
             self._operator_services.reload_channels()
 
     async def examine(self) -> tuple[Check, ...]:

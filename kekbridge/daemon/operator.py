@@ -179,7 +179,7 @@ class OperatorServices:
             await self._notifier.send_now(kind, facts)
 
     async def _build_notifier(self) -> Notifier | None:
-        resources, notify = self._resources, self._resources.settings.notify
+        resources = self._resources
         try:
             channels = channels_of(await asyncio.to_thread(resources.vault.get, NOTIFY_URLS))
         except KekbridgeError as error:
@@ -188,9 +188,7 @@ class OperatorServices:
         return Notifier(
             resources.database,
             channels,
+            mode=resources.settings.mode,
+            notify=resources.settings.notify,
             clock=resources.clock,
-            mute=notify.mute,
-            least=notify.least,
-            digest_s=notify.digest_s,
-            templates=notify.templates,
         )

@@ -208,9 +208,21 @@ class Book:
         verdicts: tuple[Verdict, ...] = (),
         request: str | None = None,
         has_later_exits: bool = False,
+        position: Decimal | None = None,
     ) -> Order:
-        """Apply a transition (transitions.py), append its row and publish the order; returns it as stored. No row if nothing changed."""
-        fact = self.apply(before, after, now=now, verdicts=verdicts, request=request, has_later_exits=has_later_exits)
+        """Apply a transition (transitions.py), append its row and publish the order; returns it as stored. No row if nothing changed.
+
+        `position`: in its market after its execution, for the history.
+        """
+        fact = self.apply(
+            before,
+            after,
+            now=now,
+            verdicts=verdicts,
+            request=request,
+            has_later_exits=has_later_exits,
+            position=position,
+        )
         if fact is None:
             return before
         self._append(facts.order_entry(fact))
@@ -226,6 +238,7 @@ class Book:
         verdicts: tuple[Verdict, ...] = (),
         request: str | None = None,
         has_later_exits: bool = False,
+        position: Decimal | None = None,
     ) -> OrderFact | None:
         """`change` without appending and publishing, for a caller that does both when the row is on disk; None if nothing changed."""
         after = with_ms_times(after)
@@ -242,6 +255,7 @@ class Book:
             verdicts=verdicts,
             signed_at=None if signed_at is None else codec.truncate_to_ms(signed_at),
             has_later_exits=has_later_exits,
+            position=position,
         )
 
     def revert(self, fact: OrderFact) -> None:

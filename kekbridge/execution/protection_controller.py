@@ -197,6 +197,8 @@ class ProtectionController:
                     "average_price": leg.average_price or leg.trigger_price,
                     "trigger_price": leg.trigger_price,
                 }
+                if (snapshot := self._exchange.snapshot) is not None:
+                    data["position"] = snapshot.position_quantity(report.symbol)
                 self._note_once(f"{report.order_id} {leg.kind}", kind, entry, data)
         self.wake(report.symbol)
 

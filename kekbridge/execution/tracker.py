@@ -20,7 +20,7 @@ from kekbridge.execution import transitions
 from kekbridge.execution.book import Book
 from kekbridge.execution.complete_reads import CompleteReads
 from kekbridge.log import get_logger
-from kekbridge.model import ZERO, AccountSnapshot, Fill, Order, OrderStatus
+from kekbridge.model import ZERO, AccountSnapshot, Fill, MarginMode, Order, OrderStatus
 from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport
 from kekbridge.store import fills, incomplete_orders, orders, positions, protection
 from kekbridge.store.database import Database
@@ -181,7 +181,8 @@ class OrderTracker:
         has_later_exits = bool(after.executed_quantity) and not self._exchange.carries_all_exits(after.intent)
         for fill in new_fills:
             self._book.record_fill(fill, order=order)
-        updated = self._book.change(order, after, now=now, has_later_exits=has_later_exits)
+        position = self._position(after.intent.symbol, after.intent.margin_mode) if after.executed_quantity else None
+        updated = self._book.change(order, after, now=now, has_later_exits=has_later_exits, position=position)
         if updated.executed_quantity and updated.status.is_final and not order.status.is_final:
             self._note_fired(updated)
         if legs and updated.is_entry and updated.executed_quantity:
@@ -243,6 +244,7 @@ class OrderTracker:
                     "quantity": leg.executed_quantity,
                     "average_price": leg.average_price or leg.trigger_price,
                     "trigger_price": leg.trigger_price,
+                    "position": self._position(entry.intent.symbol),
                 }
                 kind = "stop_fired" if leg.kind is ExitKind.STOP_LOSS else "take_profit_fired"
                 self._book.note(kind, entry, now=self._clock(), data=data)
@@ -254,8 +256,18 @@ class OrderTracker:
         if kind is None:
             return
         trigger = intent.take_profits[0].trigger_price if intent.take_profits else intent.trigger_price
-        data = {"quantity": order.executed_quantity, "average_price": order.average_price, "trigger_price": trigger}
+        data = {
+            "quantity": order.executed_quantity,
+            "average_price": order.average_price,
+            "trigger_price": trigger,
+            "position": self._position(intent.symbol, intent.margin_mode),
+        }
         self._book.note(kind, order, now=self._clock(), data=data)
+
+    def _position(self, symbol: str, margin_mode: MarginMode = MarginMode.CROSS) -> Decimal | None:
+        """The position in a market as the account shows it now, signed; None if it is not known."""
+        snapshot = self._exchange.snapshot
+        return None if snapshot is None else snapshot.position_quantity(symbol, margin_mode)
 
     async def complete_fills(self) -> None:
         """Query every order, open or ended, whose recorded fills do not add up to what it has executed, and record what is missing."""

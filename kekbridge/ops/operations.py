@@ -11,6 +11,7 @@ from typing import Any, Final
 from kekbridge.formatting import to_jsonable
 from kekbridge.ops import key_registration as registration
 from kekbridge.ops import message_trial, web_token
+from kekbridge.ops import notify_settings as notify
 from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
 from kekbridge.ops import webhook_operations as webhook
@@ -48,8 +49,13 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     web_token.MakeSignInLink,
     web_token.RotateWebToken,
     vault.SetChannels,
+    vault.ChangeChannels,
     vault.ListChannels,
     vault.TryChannels,
+    notify.ListEvents,
+    notify.SetLevel,
+    notify.ShowQuietHours,
+    notify.SetQuietHours,
     vault.ShowVault,
     vault.ShowBackupKey,
     vault.ShowRecoveryCode,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from kekbridge.errors import ConfigError, NotFound, VaultError
@@ -48,6 +49,51 @@ class SetChannels(Operation, frozen=True, kw_only=True):
         else:
             await asyncio.to_thread(context.vault.delete, NOTIFY_URLS)
         return [channel.name for channel in channels]
+
+
+class ChangeChannels(Operation, frozen=True, kw_only=True):
+    """Add channels, remove one, or put others in its place; the others keep what they have not sent yet. Returns the names of all."""
+
+    operation: ClassVar[str] = "notify-change"
+    writes: ClassVar[bool] = True
+    creates: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
+
+    #: apprise URLs to add, one per line.
+    add: str = ""
+    #: Name of the channel to remove, as `notify channels` shows it, or its beginning; None: none.
+    remove: str | None = None
+
+    def __repr__(self) -> str:
+        return f"ChangeChannels(remove={self.remove!r})"  # the URLs contain tokens
+
+    async def run(self, context: OperatorContext) -> list[str]:
+        added = channels_of(self.add.encode())
+        if not added and self.remove is None:
+            raise ConfigError("found no URL, expected apprise URLs on stdin, one per line")
+        await asyncio.to_thread(_check_channels, added)
+        known = await _channels(context)
+        place = len(known) if self.remove is None else known.index(_named(known, self.remove))
+        kept = [channel for index, channel in enumerate(known) if self.remove is None or index != place]
+        kept[place:place] = [channel for channel in added if channel not in kept]
+        if kept:
+            text = "\n".join(channel.url for channel in kept)
+            await asyncio.to_thread(context.vault.set, NOTIFY_URLS, text.encode())
+        else:
+            await asyncio.to_thread(context.vault.delete, NOTIFY_URLS)
+        return [channel.name for channel in kept]
+
+
+def _named(channels: Sequence[Channel], name: str) -> Channel:
+    """The channel of this name, or the only one whose name begins with it. Raises NotFound, ConfigError."""
+    found = [channel for channel in channels if channel.name.startswith(name)] if name else []
+    exact = [channel for channel in found if channel.name == name]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    names = ", ".join(channel.name for channel in found or channels) or "none"
+    if found:
+        raise ConfigError(f"{name} begins the names of several channels: {names}; write one in full")
+    raise NotFound("not_found", f"there is no channel {name[:40]}; there are: {names}")
 
 
 class ListChannels(Operation, frozen=True, kw_only=True):

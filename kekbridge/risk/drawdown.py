@@ -72,8 +72,17 @@ def breach_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: dateti
         return None
     if denial.rule == "daily_limit" and (limits.daily_limit is None or notional > limits.daily_limit):
         return None
-    reason = f"{denial.rule}: {denial.found}, {denial.limit}"
-    return LimitBreach(scope=denial.scope, rule=denial.rule, reason=reason, until=next_midnight(now))
+    return LimitBreach(scope=denial.scope, rule=denial.rule, reason=_used_up(denial), until=next_midnight(now))
+
+
+def _used_up(denial: Verdict) -> str:
+    """`daily limit of 20,000.00 USDC used up`."""
+    limit = denial.limit.removeprefix("at most ").removeprefix("under ")
+    if denial.rule == "daily_loss":
+        return f"daily loss of {denial.found}, limit {limit}"
+    return (
+        f"limit of {limit} orders a day used up" if denial.rule == "daily_orders" else f"daily limit of {limit} used up"
+    )
 
 
 def next_midnight(now: datetime) -> datetime:

@@ -113,7 +113,7 @@ def breaches_of(
         return
     loss = loss_of_day(AccountExposure(), usage, snapshot, limits.allowed_symbols, scope)
     if loss >= limits.max_daily_loss:
-        reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
+        reason = f"daily loss of {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
         yield LimitBreach(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))
 
 

@@ -233,6 +233,12 @@ def get(connection: sqlite3.Connection, alert_id: str) -> StoredAlert:
     return _from_row(row)
 
 
+def sender_of(connection: sqlite3.Connection, alert_id: str) -> tuple[str, datetime] | None:
+    """The webhook's name, as it was then, and the time of receipt of an alert by our id; None if it is not known."""
+    row = connection.execute("SELECT webhook_name, received_at FROM alerts WHERE id = ?", (alert_id,)).fetchone()
+    return None if row is None else (row[0] or "", codec.parse_time(row[1]))
+
+
 def find(connection: sqlite3.Connection, reference: str) -> StoredAlert:
     """An alert by our id, the sender's alertId, a client order id, or a unique prefix of our id. Raises NotFound.
 

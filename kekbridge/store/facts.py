@@ -83,6 +83,8 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     signed_at: datetime | None = None
     #: It executed and has take-profits that are orders of their own.
     has_later_exits: bool = False
+    #: The position in its market after its execution, signed, in base units; None: it did not execute, or the position is not known.
+    position: Decimal | None = None
 
 
 class OwnedFill(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +204,8 @@ def order_entry(fact: OrderFact) -> Entry:
         data["signed_at"] = time_text(fact.signed_at)
     if fact.has_later_exits:
         data["has_later_exits"] = True
+    if fact.position is not None:
+        data["position"] = decimal_text(fact.position)
     if fact.request is not None:
         data["request"] = text_digest(fact.request)
     return Entry(
@@ -400,6 +404,7 @@ def read_order(kind: str, at: str, before: Order | None, alert_id: str, data: st
         verdicts=verdicts,
         signed_at=optional_time(found.get("signed_at")),
         has_later_exits=bool(found.get("has_later_exits")),
+        position=optional_decimal(found.get("position")),
     )
 
 

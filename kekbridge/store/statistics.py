@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
@@ -286,10 +286,10 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
     alerts = _counts(connection, "alert", day)
     orders = _counts(connection, "order", day)
     booked = connection.execute(
-        "SELECT fee, realized_pnl FROM fills WHERE executed_at >= ? AND executed_at < ?", span
+        "SELECT fee, realized_pnl, webhook_id FROM fills WHERE executed_at >= ? AND executed_at < ?", span
     ).fetchall()
-    fees = codec.exact_total(Decimal(fee) for fee, _ in booked)
-    realized = codec.exact_total(Decimal(pnl or 0) for _, pnl in booked)
+    fees = codec.exact_total(Decimal(fee) for fee, _, _ in booked)
+    realized = codec.exact_total(Decimal(pnl or 0) for _, pnl, _ in booked)
     charged = connection.execute("SELECT fee FROM funding WHERE at >= ? AND at < ?", span)
     funding = codec.exact_total(Decimal(fee) for (fee,) in charged)
     value, change = _equity_change(connection, began, ended)
@@ -303,9 +303,21 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
         "fees": _cents(fees),
         "funding": _cents(funding),
         "net_pnl": f"{net_of(realized, fees, funding):+.2f}",
+        "by_webhook": _by_webhook(connection, booked),
         "equity": "not known" if value is None else f"{value:.2f} USDC",
         "change": None if change is None else f"{change:+.2f}",
     }
+
+
+def _by_webhook(connection: sqlite3.Connection, booked: Sequence[tuple[str, str | None, str | None]]) -> str:
+    """`btc-trend +12.30, eth -4.10 USDC`: realized P&L after fees of each webhook that traded, the best first."""
+    names = {webhook.id: webhook.name for webhook in webhooks.list_all(connection)}
+    found: dict[str, Decimal] = {}
+    for fee, pnl, webhook_id in booked:
+        name = names.get(webhook_id or "", "others")
+        found[name] = found.get(name, Decimal(0)) + Decimal(pnl or 0) - Decimal(fee)
+    texts = [f"{name} {amount:+.2f}" for name, amount in sorted(found.items(), key=lambda item: -item[1])]
+    return f"{', '.join(texts)} USDC" if texts else "no trades"
 
 
 def _counts(connection: sqlite3.Connection, kind: str, day: date) -> dict[str, int]:

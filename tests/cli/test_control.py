@@ -89,6 +89,9 @@ WRITES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("exits-only", ("exits-only",), ""),
     ("resume", ("resume", "--reason", "over"), ""),
     ("notify-set", ("notify", "set"), "json://127.0.0.1:1/TOKEN\n"),
+    ("notify-change", ("notify", "add"), "xml://127.0.0.1:1/TOKEN\n"),
+    ("notify-level", ("notify", "level", "order_filled", "off"), ""),
+    ("notify-quiet-hours", ("notify", "quiet-hours", "22:00-07:00", "--zone", "UTC"), ""),
     ("backup-record", ("backup", "FILE"), ""),
     ("webhook-delete", ("webhook", "delete", "v", "--yes"), ""),
 )

@@ -171,6 +171,7 @@ def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection, bo
         "fees": "1.00",
         "funding": "0.25",
         "net_pnl": "+9.00",
+        "by_webhook": "others +9.25 USDC",
         "equity": "1509.00 USDC",
         "change": "+9.00",
     }
@@ -184,6 +185,6 @@ def test_daily_summary_is_recorded_once(connection: sqlite3.Connection) -> None:
     (event,) = journal.list_events(connection)
     assert render_notification(event.kind, event.data) == (
         "info",
-        "2026-01-15: 0 alerts (0 refused), 0 orders (0 filled), P&L +0.00 USDC after 0.00 fees and 0.00 funding,"
+        "2026-01-15: P&L +0.00 USDC: no trades; after 0.00 fees and 0.00 funding; 0 alerts (0 refused), 0 orders (0 filled),"
         " equity not known",
     )
