@@ -233,7 +233,7 @@ async def test_conditions_and_job_failures_are_shown(browser: Browser) -> None:
         async with browser.session.get(browser.url + "/metrics", headers=proof) as answer:
             return await answer.text()
 
-    assert "no alert for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await browser.page("/")
+    assert "&lt;b&gt;x&lt;/b&gt;: no alert for 2 h" in await browser.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"} 1.0' in await metrics()
     assert 'kekbridge_job_failures{job="backup"} 1.0' in await metrics()
     assert 'kekbridge_job_failed_total{job="backup"} 1.0' in await metrics()
@@ -285,7 +285,7 @@ async def test_entries_of_a_closed_webhook_are_resumed(browser: Browser) -> None
     await browser.bridge.until_settled()
     key = await browser.log_in()
     page = await browser.page("/risk")
-    assert "daily_limit" in page
+    assert "daily limit of 1,000.00 USDC used up" in page
     assert page.count("Resume entries") == 1
     await browser.post("/trading/resume", key=key, webhook="tight")
     assert "Resume entries" not in await browser.page("/risk")
