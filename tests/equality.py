@@ -34,7 +34,8 @@ def table_rows(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]
     }
     found["tallies"] = [row for row in found["tallies"] if row[-1]]
     # A fill that is written together with its owner leaves no hour without one; written before it, that hour's sums end at zero.
-    found["results"] = [row for row in found["results"] if any(row[3:])]
+    for table in ("results", "day_results"):
+        found[table] = [row for row in found[table] if any(row[3:])]
     states = connection.execute("SELECT * FROM settings WHERE key LIKE 'trading_state:%'")
     return found | {"trading states": sorted(tuple(row) for row in states)}
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from kekbridge.formatting import EXACT
 from kekbridge.model.latency import STAGES
@@ -86,6 +86,8 @@ class Facts:
     #: Funding paid, and unrealized P&L; None for one webhook: the exchange gives them per account.
     funding: Decimal | None = ZERO
     unrealized: Decimal | None = ZERO
+    #: What `realized`, `fees`, `funding`, `closings` and `wins` are the sums of; with funding also for one webhook.
+    lines: Sequence[ResultLine] = ()
     #: Entries whose exits at the exchange are finished, and those that the stop loss closed.
     stops: tuple[int, int] = (0, 0)
     #: Value of all positions.
@@ -200,6 +202,24 @@ class Reason:
     count: int
 
 
+class ResultLine(NamedTuple):
+    """What was won, lost and paid on one day by one webhook in one market, in USDC. Lines are added up: there may be several."""
+
+    #: UTC day, `2026-01-15`.
+    day: str
+    #: Id; empty: of no webhook.
+    webhook_id: str
+    symbol: str
+    #: As the exchange booked it, before fees.
+    realized: Decimal
+    fees: Decimal
+    #: Funding paid, received negative.
+    funding: Decimal
+    #: Orders that closed all or part of a position, and those of them with a gain, fees not included.
+    closings: int
+    wins: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PnlPart:
     """Profit and loss of one day, webhook or market, in USDC."""
@@ -230,17 +250,6 @@ class PnlPart:
         """True if nothing was won, lost or paid."""
         return not (self.realized_pnl or self.fees or self.funding)
 
-    def plus(self, other: PnlPart) -> PnlPart:
-        """The exact sum, under this part's name."""
-        return PnlPart(
-            name=self.name,
-            realized_pnl=EXACT.add(self.realized_pnl, other.realized_pnl),
-            fees=EXACT.add(self.fees, other.fees),
-            funding=EXACT.add(self.funding, other.funding),
-            closing_orders=self.closing_orders + other.closing_orders,
-            wins=self.wins + other.wins,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pnl:
@@ -253,17 +262,52 @@ class Pnl:
     by_market: tuple[PnlPart, ...] = ()
 
 
-def add_parts(parts: Iterable[tuple[str, PnlPart]]) -> list[PnlPart]:
-    """Exact sums of parts by name, in the order in which names occur first."""
-    found: dict[str, PnlPart] = {}
-    for name, part in parts:
-        found[name] = found.get(name, PnlPart(name=name)).plus(part)
-    return list(found.values())
+def divide(lines: Iterable[ResultLine], names: Mapping[str, str]) -> Pnl:
+    """Exact sums of lines by day, webhook and market. `names` are those of the webhooks by id."""
+    found: tuple[_Sums, _Sums, _Sums] = ({}, {}, {})
+    for line in lines:
+        for sums, name in zip(found, line[:3], strict=True):
+            _add(sums.setdefault(name, [ZERO, ZERO, ZERO, 0, 0]), line)
+    days, owners, markets = ([_part(name, sums) for name, sums in each.items()] for each in found)
+    return Pnl(
+        by_day=tuple(sorted((one for one in days if not one.is_empty), key=lambda part: part.name)),
+        by_webhook=_best_first(replace(one, name=names[one.name]) for one in owners),
+        by_market=_best_first(markets),
+    )
 
 
-def best_first(parts: Iterable[PnlPart]) -> tuple[PnlPart, ...]:
+def total_of(lines: Iterable[ResultLine]) -> PnlPart:
+    """The exact sum of all lines."""
+    total: list[Any] = [ZERO, ZERO, ZERO, 0, 0]
+    for line in lines:
+        _add(total, line)
+    return _part("", total)
+
+
+# Realized, fees, funding, closing orders and wins by name: plain lists, because years of lines are added up for one page.
+_Sums = dict[str, list[Any]]
+
+
+def _add(sums: list[Any], line: ResultLine) -> None:
+    _, _, _, realized, fees, funding, closings, wins = line
+    if realized:
+        sums[0] = EXACT.add(sums[0], realized)
+    if fees:
+        sums[1] = EXACT.add(sums[1], fees)
+    if funding:
+        sums[2] = EXACT.add(sums[2], funding)
+    sums[3] += closings
+    sums[4] += wins
+
+
+def _part(name: str, sums: list[Any]) -> PnlPart:
+    realized, fees, funding, closings, wins = sums
+    return PnlPart(name=name, realized_pnl=realized, fees=fees, funding=funding, closing_orders=closings, wins=wins)
+
+
+def _best_first(parts: Iterable[PnlPart]) -> tuple[PnlPart, ...]:
     """Highest net P&L first, equal ones by name."""
-    return tuple(sorted(parts, key=lambda part: (-part.net_pnl, part.name)))
+    return tuple(sorted((one for one in parts if not one.is_empty), key=lambda part: (-part.net_pnl, part.name)))
 
 
 def group_of(status: str) -> str:

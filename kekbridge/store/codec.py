@@ -89,6 +89,15 @@ class Span(NamedTuple):
         return self.start[:13]
 
     @property
+    def hours_beside_days(self) -> tuple[tuple[str, str], ...]:
+        """The hours from `first_hour` to `end` that are not of a whole UTC day between `start` and `end`, as bounds."""
+        if len(self.start) > 10 and self.start[:10] == self.end[:10]:
+            return ((self.first_hour, self.end),)
+        early = ((self.first_hour, f"{self.start[:10]}~"),) if len(self.start) > 10 else ()
+        late = ((self.end[:10], self.end),) if len(self.end) > 10 else ()
+        return early + late
+
+    @property
     def edges(self) -> tuple[tuple[str, str], ...]:
         """What the hours from `first_hour` to `end` contain beyond the period: before `start`, and from `end` to the end of its hour."""
         early = ((self.start[:13], self.start),) if len(self.start) > 13 else ()

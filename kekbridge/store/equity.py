@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow
+from kekbridge.model.statistics import ResultLine, total_of
 from kekbridge.store import codec, journal, settings
 from kekbridge.store.codec import decimal_text
 
@@ -113,21 +114,21 @@ def known_transfers(connection: sqlite3.Connection, *, since: datetime) -> Mappi
     return {name: Flow(codec.parse_time(at), Decimal(amount)) for name, at, amount in rows}
 
 
-def list_funding(connection: sqlite3.Connection, span: codec.Span) -> Mapping[FundingKey, Decimal]:
-    """Funding paid in a period, in USDC, by UTC day (`2026-01-15`), webhook id (empty: of none) and market."""
-    found: dict[FundingKey, Decimal] = {}
+def list_funding(
+    connection: sqlite3.Connection, span: codec.Span, *, webhook_id: str | None = None
+) -> list[ResultLine]:
+    """Funding paid in a period by UTC day, webhook id (empty: of none) and market, of all webhooks or of one; lines add up."""
     rows = connection.execute(
-        "SELECT substr(at, 1, 10), coalesce(webhook_id, ''), symbol, fee FROM funding WHERE at >= ? AND at < ?", span
+        "SELECT substr(at, 1, 10), coalesce(webhook_id, ''), symbol, fee FROM funding WHERE at >= ?1 AND at < ?2"
+        " AND (?3 IS NULL OR webhook_id = ?3)",
+        (*span, webhook_id),
     )
-    for day, webhook_id, symbol, fee in rows:
-        key = (day, webhook_id, symbol)
-        found[key] = codec.EXACT.add(found.get(key, ZERO), Decimal(fee))
-    return found
+    return [ResultLine(day, owner, symbol, ZERO, ZERO, Decimal(fee), 0, 0) for day, owner, symbol, fee in rows]
 
 
-def funding_total(connection: sqlite3.Connection, *, since: str, until: str = "~") -> Decimal:
-    """Funding paid in a period (times as stored), in USDC."""
-    return codec.exact_total(list_funding(connection, codec.Span(since, until)).values())
+def funding_total(connection: sqlite3.Connection, *, since: str) -> Decimal:
+    """Funding paid since a time (as stored), in USDC."""
+    return total_of(list_funding(connection, codec.Span(since, "~"))).funding
 
 
 def curve(connection: sqlite3.Connection, span: codec.Span, *, points: int) -> tuple[EquityMark, ...]:

@@ -1,4 +1,4 @@
-"""Fills: each execution stored once, and results (fees, P&L, wins) summed by hour, webhook and market.
+"""Fills: each execution stored once, and results (fees, P&L, wins) summed by hour and day, webhook and market.
 
 Running totals are exact: they equal their recomputation to the last digit.
 """
@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, MarginMode, Side
+from kekbridge.model.statistics import ResultLine
 from kekbridge.store import codec
 from kekbridge.store.codec import EXACT, Span, decimal_text, exact_total, optional_decimal, optional_decimal_text
 from kekbridge.store.facts import FillFact, OwnedFill
@@ -190,62 +191,52 @@ def _fill(row: sqlite3.Row) -> Fill:
     )
 
 
-# ----------------------------------------------------------------------------------------------------- results by hour
+# -------------------------------------------------------------------------------------------- results by hour and by day
 
 
-def list_results(
-    connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None
-) -> Mapping[_Bucket, ResultShare]:
-    """Results of a period by UTC day (`2026-01-15`), webhook id (empty: none) and market, of all webhooks or of one.
+def list_results(connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None) -> list[ResultLine]:
+    """Results of a period by UTC day, webhook id and market, of all webhooks or of one; several lines of one of them add up.
 
-    Closing orders count by whole hours, fees and P&L exactly.
+    Closing orders count by whole hours, fees and P&L exactly: what a divided hour contains beyond the period is a line of its own,
+    negative.
     """
-    found: dict[_Bucket, list[Any]] = {}
+    owned = "AND (?3 IS NULL OR webhook_id = ?3)"
+    columns = "webhook_id, symbol, realized_pnl, fees, closings, wins"
     rows = connection.execute(
-        "SELECT substr(hour, 1, 10), webhook_id, symbol, fees, realized_pnl, closings, wins, 1 FROM results"
-        " WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR webhook_id = ?3)",
-        (span.first_hour, span.end, webhook_id),
-    )
-    edges = (
-        connection.execute(
-            "SELECT substr(executed_at, 1, 10), coalesce(webhook_id, ''), symbol, fee, coalesce(realized_pnl, '0'), 0, 0, -1"
-            " FROM fills WHERE executed_at >= ?1 AND executed_at < ?2 AND (?3 IS NULL OR webhook_id = ?3)",
+        f"SELECT day, {columns} FROM day_results WHERE day > ?1 AND day < ?2 {owned}",
+        (span.start, span.end[:10], webhook_id),
+    ).fetchall()
+    for low, high in span.hours_beside_days:
+        rows += connection.execute(
+            f"SELECT substr(hour, 1, 10), {columns} FROM results WHERE hour >= ?1 AND hour < ?2 {owned}",
             (low, high, webhook_id),
         )
-        for low, high in span.edges
-    )
-    # A loop over plain lists: years of hours are read for one page.
-    for day, owner, symbol, fees, realized, closings, wins, sign in chain(rows, *edges):
-        share = found.setdefault((day, owner, symbol), [ZERO, ZERO, 0, 0])
-        change = EXACT.add if sign > 0 else EXACT.subtract
-        share[0] = change(share[0], Decimal(fees))
-        share[1] = change(share[1], Decimal(realized))
-        share[2] += closings
-        share[3] += wins
-    return {bucket: ResultShare(*share) for bucket, share in found.items()}
-
-
-def sum_results(connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None) -> ResultShare:
-    """The total of `list_results`."""
-    return sum_shares(list_results(connection, span, webhook_id=webhook_id).values())
-
-
-def sum_shares(shares: Iterable[ResultShare]) -> ResultShare:
-    """The exact total of results."""
-    total = ResultShare()
-    for share in shares:
-        total = total.plus(share)
-    return total
+    lines = [
+        ResultLine(day, owner, symbol, Decimal(realized), Decimal(fees), ZERO, closings, wins)
+        for day, owner, symbol, realized, fees, closings, wins in rows
+    ]
+    for low, high in span.edges:
+        beyond = connection.execute(
+            "SELECT substr(executed_at, 1, 10), coalesce(webhook_id, ''), symbol, coalesce(realized_pnl, '0'), fee FROM fills"
+            f" WHERE executed_at >= ?1 AND executed_at < ?2 {owned}",
+            (low, high, webhook_id),
+        )
+        lines += [
+            ResultLine(day, owner, symbol, EXACT.minus(Decimal(realized)), EXACT.minus(Decimal(fee)), ZERO, 0, 0)
+            for day, owner, symbol, realized, fee in beyond
+        ]
+    return lines
 
 
 def rebuild_results(connection: sqlite3.Connection) -> None:
-    """Recompute all results from the fills. Used by migration 0013."""
+    """Recompute all results from the fills. Used by migration 0014."""
     sums: dict[_Bucket, ResultShare] = {}
     rows = connection.execute(f"{_FILLS} ORDER BY order_id, executed_at, trade_id")
     for _, fills in groupby(rows, key=lambda row: row[0]):
         for bucket, share in _shares_by_bucket(fills).items():
             sums[bucket] = sums.get(bucket, ResultShare()).plus(share)
     connection.execute("DELETE FROM results")
+    connection.execute("DELETE FROM day_results")
     for bucket, one in sums.items():
         _add_share(connection, bucket, one)
 
@@ -286,17 +277,17 @@ def _order_shares(connection: sqlite3.Connection, order_id: str) -> Mapping[_Buc
 
 
 def _add_share(connection: sqlite3.Connection, bucket: _Bucket, change: ResultShare) -> None:
-    after = _read_share(connection, bucket).plus(change)
-    connection.execute(
-        "INSERT OR REPLACE INTO results (hour, webhook_id, symbol, fees, realized_pnl, closings, wins)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*bucket, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
-    )
-
-
-def _read_share(connection: sqlite3.Connection, bucket: _Bucket) -> ResultShare:
-    row = connection.execute(
-        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour = ? AND webhook_id = ? AND symbol = ?",
-        bucket,
-    ).fetchone()
-    return ResultShare() if row is None else ResultShare(Decimal(row[0]), Decimal(row[1]), row[2], row[3])
+    """Add to the sums of an hour and to those of its day: a year of days is read for one page, never a year of hours."""
+    hour, *rest = bucket
+    for table, column, at in (("results", "hour", hour), ("day_results", "day", hour[:10])):
+        row = connection.execute(
+            f"SELECT fees, realized_pnl, closings, wins FROM {table} WHERE {column} = ? AND webhook_id = ? AND symbol = ?",
+            (at, *rest),
+        ).fetchone()
+        before = ResultShare() if row is None else ResultShare(Decimal(row[0]), Decimal(row[1]), row[2], row[3])
+        after = before.plus(change)
+        connection.execute(
+            f"INSERT OR REPLACE INTO {table} ({column}, webhook_id, symbol, fees, realized_pnl, closings, wins)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (at, *rest, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
+        )

@@ -375,7 +375,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
                 PRIMARY KEY (hour, webhook_id)
             ) STRICT, WITHOUT ROWID
             """,
-            # Results are summed by 0013, which has the table with markets. Old refusals are deleted, their count is kept.
+            # Results are summed by 0014, which has the last of their tables. Old refusals are deleted, their count is kept.
             "INSERT INTO tallies SELECT 'refusal', substr(minute, 1, 13), '', 'refused', code, sum(count)"
             " FROM refusals GROUP BY 2, 5",
             "CREATE TRIGGER refusals_counted AFTER INSERT ON refusals BEGIN " + _count_refusals("new.count") + " END",
@@ -521,6 +521,24 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
                 closings INTEGER NOT NULL,          -- orders that closed something
                 wins INTEGER NOT NULL,              -- those of them with a gain, fees not included
                 PRIMARY KEY (hour, webhook_id, symbol)
+            ) STRICT, WITHOUT ROWID
+            """,
+        ),
+    ),
+    # Years are read by day.
+    (
+        "0014_results_by_day",
+        (
+            """
+            CREATE TABLE day_results (              -- the same by UTC day
+                day TEXT NOT NULL,
+                webhook_id TEXT NOT NULL,
+                symbol TEXT NOT NULL,
+                fees TEXT NOT NULL,
+                realized_pnl TEXT NOT NULL,
+                closings INTEGER NOT NULL,
+                wins INTEGER NOT NULL,
+                PRIMARY KEY (day, webhook_id, symbol)
             ) STRICT, WITHOUT ROWID
             """,
             fills.rebuild_results,

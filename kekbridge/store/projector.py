@@ -49,7 +49,7 @@ _PROTECTION_KINDS: Final = frozenset(f"protection_{state}" for state in protecti
 # Tables that hold nothing but what the journal says, children first.
 TABLES: Final = (
     *("protections", "ladders", "exits", "cancels", "incomplete_orders", "fills", "results", "orders", "alerts"),
-    *("daily_usage", "courses", "tallies", "funding", "transfers"),
+    *("day_results", "daily_usage", "courses", "tallies", "funding", "transfers"),
 )
 
 

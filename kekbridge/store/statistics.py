@@ -15,7 +15,18 @@ from typing import Final
 
 from kekbridge.model import EquityMark, Side
 from kekbridge.model.latency import AlertTimestamps, stages_of
-from kekbridge.model.statistics import Execution, Facts, Pnl, PnlPart, Tally, add_parts, best_first, group_of, net_of
+from kekbridge.model.statistics import (
+    Execution,
+    Facts,
+    Pnl,
+    PnlPart,
+    ResultLine,
+    Tally,
+    divide,
+    group_of,
+    net_of,
+    total_of,
+)
 from kekbridge.store import codec, equity, fills, journal, positions, settings, webhooks
 from kekbridge.store.codec import Span, optional_decimal
 
@@ -58,7 +69,8 @@ def gather_facts(
     """Read everything that model.statistics.build_report needs. `webhook` is a name or id. Raises NotFound."""
     webhook_id = None if webhook is None else webhooks.find(connection, webhook).id
     span = Span.of(since, until)
-    results = fills.sum_results(connection, span, webhook_id=webhook_id)
+    lines = _result_lines(connection, span, webhook_id)
+    total = total_of(lines)
     open_positions = positions.list_all(connection)
     open_pnl = [one.unrealized_pnl for one in open_positions]
     mark = equity.latest(connection)
@@ -70,11 +82,12 @@ def gather_facts(
         orders=_tallies(connection, "order", span, webhook_id),
         latencies=_latencies(connection, span, webhook_id),
         executions=_executions(connection, span, webhook_id),
-        closings=results.closings,
-        wins=results.wins,
-        realized=results.realized,
-        fees=results.fees,
-        funding=equity.funding_total(connection, since=span.start, until=span.end) if webhook_id is None else None,
+        closings=total.closing_orders,
+        wins=total.wins,
+        realized=total.realized_pnl,
+        fees=total.fees,
+        funding=total.funding if webhook_id is None else None,
+        lines=lines,
         unrealized=sum((one for one in open_pnl if one is not None), Decimal(0)) if webhook_id is None else None,
         stops=_stops(connection, span, webhook_id),
         exposure=sum(
@@ -212,50 +225,26 @@ def _equity(connection: sqlite3.Connection, since: datetime | None, end: datetim
 # ---------------------------------------------------------------------------------------------------- profit and loss
 
 
-def pnl_by_day(
-    connection: sqlite3.Connection, *, since: datetime | None, until: datetime | None = None, webhook: str | None = None
-) -> tuple[PnlPart, ...]:
-    """Profit and loss of each UTC day of a period with any, oldest first. `webhook` is a name or id. Raises NotFound."""
-    return read_pnl(connection, since=since, until=until, webhook=webhook).by_day
-
-
 def pnl_by_webhook(
     connection: sqlite3.Connection, *, since: datetime | None, until: datetime | None = None
 ) -> tuple[PnlPart, ...]:
     """Profit and loss of each webhook in a period, best first. An empty name: of orders that no webhook caused."""
-    return read_pnl(connection, since=since, until=until).by_webhook
+    return divide_pnl(connection, _result_lines(connection, Span.of(since, until), None)).by_webhook
 
 
-def read_pnl(
-    connection: sqlite3.Connection, *, since: datetime | None, until: datetime | None = None, webhook: str | None = None
-) -> Pnl:
-    """Profit and loss of a period by day, webhook and market, of all webhooks or of one (a name or id). Raises NotFound."""
-    webhook_id = None if webhook is None else webhooks.find(connection, webhook).id
-    span = Span.of(since, until)
-    parts: dict[tuple[str, str, str], PnlPart] = {
-        bucket: PnlPart(
-            name="",
-            realized_pnl=share.realized,
-            fees=share.fees,
-            closing_orders=share.closings,
-            wins=share.wins,
-        )
-        for bucket, share in fills.list_results(connection, span, webhook_id=webhook_id).items()
-    }
-    for bucket, paid in equity.list_funding(connection, span).items():
-        if webhook_id in (None, bucket[1]):
-            parts[bucket] = parts.get(bucket, PnlPart(name="")).plus(PnlPart(name="", funding=paid))
-    names = _webhook_names(connection, {owner for _, owner, _ in parts})
-    traded = [(bucket, part) for bucket, part in parts.items() if not part.is_empty]
-    return Pnl(
-        by_day=tuple(sorted(add_parts((day, part) for (day, _, _), part in traded), key=lambda part: part.name)),
-        by_webhook=best_first(add_parts((names[owner], part) for (_, owner, _), part in traded)),
-        by_market=best_first(add_parts((symbol, part) for (_, _, symbol), part in traded)),
-    )
+def divide_pnl(connection: sqlite3.Connection, lines: Sequence[ResultLine]) -> Pnl:
+    """`Facts.lines` by day, webhook and market; a deleted webhook keeps the name that its last alert had."""
+    return divide(lines, _webhook_names(connection, {line.webhook_id for line in lines}))
+
+
+def _result_lines(connection: sqlite3.Connection, span: Span, webhook_id: str | None) -> list[ResultLine]:
+    return [
+        *fills.list_results(connection, span, webhook_id=webhook_id),
+        *equity.list_funding(connection, span, webhook_id=webhook_id),
+    ]
 
 
 def _webhook_names(connection: sqlite3.Connection, webhook_ids: Iterable[str]) -> dict[str, str]:
-    """Names by id; a deleted webhook keeps the name that its last alert had."""
     known = {one.id: one.name for one in webhooks.list_all(connection)} | {"": ""}
     for webhook_id in webhook_ids:
         if webhook_id not in known:

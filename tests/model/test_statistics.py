@@ -12,18 +12,18 @@ from kekbridge.model import OrderStatus
 from kekbridge.model.statistics import (
     Execution,
     Facts,
-    PnlPart,
     Reason,
+    ResultLine,
     Tally,
-    add_parts,
-    best_first,
     build_report,
+    divide,
     group_of,
     latency_histogram,
     percentile,
     reasons_of,
     slippage_histogram,
     sparkline,
+    total_of,
 )
 
 STATUSES = [*(status.value for status in OrderStatus), "refused", "ignored", "done", "failed", "alert_duplicate"]
@@ -153,16 +153,19 @@ def test_reasons_name_the_outcome_and_the_code() -> None:
     )
 
 
-def test_parts_add_up_exactly() -> None:
-    """Parts of the same name are one, net of fees and funding to the last digit; the best is first."""
-    tiny = Decimal("0.000000000000000000000000000000001")
-    parts = [
-        ("a", PnlPart(name="x", realized_pnl=Decimal(10**9), closing_orders=1, wins=1)),
-        ("b", PnlPart(name="", fees=Decimal(1))),
-        ("a", PnlPart(name="", realized_pnl=tiny, funding=Decimal(2), closing_orders=1)),
+def test_lines_add_up_exactly() -> None:
+    """Lines of one webhook are one part, net of fees and funding to the last digit; the best is first, what came to nothing is left out."""
+    tiny, zero = Decimal("0.000000000000000000000000000000001"), Decimal(0)
+    lines = [
+        ResultLine("2026-01-16", "1", "BTC", Decimal(10**9), zero, zero, 1, 1),
+        ResultLine("2026-01-15", "2", "ETH", zero, Decimal(1), zero, 0, 0),
+        ResultLine("2026-01-16", "1", "BTC", tiny, zero, Decimal(2), 1, 0),
+        ResultLine("2026-01-17", "3", "SOL", zero, zero, zero, 0, 0),
     ]
-    found = best_first(reversed(add_parts(parts)))
-    assert [one.name for one in found] == ["a", "b"]
-    assert found[0].net_pnl == Decimal("999999998.000000000000000000000000000000001")
-    assert (found[0].win_rate, found[1].win_rate) == (Decimal("0.5"), None)
-    assert PnlPart(name="z").is_empty
+    found = divide(lines, {"1": "one", "2": "two", "3": "three"})
+    assert [part.name for part in found.by_webhook] == ["one", "two"]
+    assert [part.name for part in found.by_day] == ["2026-01-15", "2026-01-16"]
+    best, worst = found.by_market
+    assert (best.net_pnl, worst.net_pnl) == (Decimal("999999998.000000000000000000000000000000001"), Decimal(-1))
+    assert (best.win_rate, worst.win_rate) == (Decimal("0.5"), None)
+    assert total_of(lines).net_pnl == Decimal("999999997.000000000000000000000000000000001")

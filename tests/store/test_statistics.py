@@ -11,7 +11,7 @@ from kekbridge.execution.book import Book
 from kekbridge.model import AccountSnapshot, Flow, OrderStatus, WebhookSettings
 from kekbridge.model.admission import Decision
 from kekbridge.model.notifications import render_notification
-from kekbridge.model.statistics import add_parts, build_report
+from kekbridge.model.statistics import build_report
 from kekbridge.risk.drawdown import follow_peak
 from kekbridge.store import codec, equity, facts, journal, projector, statistics, webhooks
 from kekbridge.store.database import Database
@@ -111,20 +111,21 @@ def test_profit_and_loss_by_day_webhook_and_market(connection: sqlite3.Connectio
     record_fill(book, order_id="9", symbol="PERP_SOL_USDC", realized_pnl=Decimal(5), fee=Decimal(0))
     for at in (NOW, tomorrow):
         book.record_funding(FundingPayment("PERP_BTC_USDC", Decimal("0.25"), None, None, "Settled", at), at)
-    found = statistics.read_pnl(connection, since=None)
+    facts = statistics.gather_facts(connection, since=None, now=tomorrow)
+    found = statistics.divide_pnl(connection, facts.lines)
+    total = build_report(facts).net_pnl
+    assert total == Decimal("12.000000000000000000000000000001")
     net = {part.name: part.net_pnl for part in found.by_day}
     assert net == {"2026-01-15": Decimal("16.250000000000000000000000000001"), "2026-01-16": Decimal("-4.25")}
     assert [part.name for part in found.by_market] == ["PERP_BTC_USDC", "PERP_SOL_USDC", "PERP_ETH_USDC"]
     assert [part.name for part in found.by_webhook] == ["trend", "", "eth (deleted)"]
     assert [part.win_rate for part in found.by_webhook] == [Decimal(1), Decimal(1), Decimal(0)]
     for division in (found.by_day, found.by_webhook, found.by_market):
-        (total,) = add_parts(("all", part) for part in division)
-        assert total.net_pnl == Decimal("12.000000000000000000000000000001")
+        assert codec.exact_total(part.net_pnl for part in division) == total
     (only,) = statistics.pnl_by_webhook(connection, since=tomorrow)
     assert (only.name, only.funding, only.net_pnl) == ("eth (deleted)", Decimal("0.25"), Decimal("-4.25"))
-    assert [part.name for part in statistics.read_pnl(connection, since=None, webhook="trend").by_market] == [
-        "PERP_BTC_USDC"
-    ]
+    own = statistics.gather_facts(connection, since=None, now=tomorrow, webhook="trend").lines
+    assert [part.name for part in statistics.divide_pnl(connection, own).by_market] == ["PERP_BTC_USDC"]
     assert statistics.pnl_by_webhook(connection, since=None, until=NOW) == ()
 
 
