@@ -193,13 +193,18 @@ def _stops(connection: sqlite3.Connection, span: Span, webhook_id: str | None) -
 
 
 def count_by_day(connection: sqlite3.Connection, span: Span, *, webhook_id: str | None = None) -> dict[date, int]:
-    """Alerts of the UTC days that a period touches, whole days, those with any, oldest first."""
+    """Alerts of a period by UTC day, days with any, oldest first."""
     rows = connection.execute(
         "SELECT substr(hour, 1, 10), sum(count) FROM tallies WHERE kind = 'alert' AND hour >= ?1 AND hour < ?2"
-        " AND (?3 IS NULL OR webhook_id = ?3) GROUP BY 1 HAVING sum(count) > 0 ORDER BY 1",
-        (span.start[:10], span.end, webhook_id),
+        " AND (?3 IS NULL OR webhook_id = ?3) GROUP BY 1 ORDER BY 1",
+        (span.first_hour, span.end, webhook_id),
     )
-    return {date.fromisoformat(day): count for day, count in rows}
+    found = {date.fromisoformat(day): count for day, count in rows}
+    for edge in span.edges:
+        beyond = sum(count for _, _, count in _rows_of(connection, "alert", edge, webhook_id))
+        if beyond:
+            found[date.fromisoformat(edge[0][:10])] -= beyond
+    return {day: count for day, count in found.items() if count}
 
 
 def _last_days(

@@ -94,7 +94,8 @@ def test_period_may_end_within_an_hour(connection: sqlite3.Connection) -> None:
     late = build_report(statistics.gather_facts(connection, since=border, now=NOON))
     assert (early.counts.done, late.counts.done) == (2, 3)
     assert (early.latency_ms["stored"].count, late.latency_ms["stored"].count) == (2, 3)
-    assert statistics.count_by_day(connection, codec.Span.of(None, border)) == {NOON.date(): 5}
+    assert statistics.count_by_day(connection, codec.Span.of(None, border)) == {NOON.date(): 2}
+    assert statistics.count_by_day(connection, codec.Span.of(border)) == {NOON.date(): 3}
 
 
 def test_profit_and_loss_by_day_webhook_and_market(connection: sqlite3.Connection, book: Book) -> None:
@@ -124,8 +125,8 @@ def test_profit_and_loss_by_day_webhook_and_market(connection: sqlite3.Connectio
         assert codec.exact_total(part.net_pnl for part in division) == total
     (only,) = statistics.pnl_by_webhook(connection, since=tomorrow)
     assert (only.name, only.funding, only.net_pnl) == ("eth (deleted)", Decimal("0.25"), Decimal("-4.25"))
-    own = statistics.gather_facts(connection, since=None, now=tomorrow, webhook="trend").lines
-    assert [part.name for part in statistics.divide_pnl(connection, own).by_market] == ["PERP_BTC_USDC"]
+    of_trend = statistics.gather_facts(connection, since=None, now=tomorrow, webhook="trend").lines
+    assert [part.name for part in statistics.divide_pnl(connection, of_trend).by_market] == ["PERP_BTC_USDC"]
     assert statistics.pnl_by_webhook(connection, since=None, until=NOW) == ()
 
 
