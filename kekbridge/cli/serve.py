@@ -57,6 +57,13 @@ AcmeCa = Annotated[
         show_default=False,
     ),
 ]
+LogFormat = Annotated[
+    Literal["auto", "text", "json"] | None,
+    typer.Option(
+        help="How the log is written to stderr; auto: events on a terminal, else JSON. Default: log.format.",
+        show_default=False,
+    ),
+]
 
 
 @app.command(
@@ -75,6 +82,7 @@ def serve(
     domain: Domain = None,
     acme_directory: AcmeDirectory = None,
     acme_ca: AcmeCa = None,
+    log_format: LogFormat = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -82,7 +90,8 @@ def serve(
     """Run the bridge: receive alerts and place orders.
 
     The first start creates the data directory and a webhook named `default`. Ctrl-C or SIGTERM shuts down cleanly; pending work resumes
-    at the next start. --json prints the addresses as one line of JSON.
+    at the next start. On a terminal each event is one readable line; elsewhere, and with --log-format, the log is written. --json prints
+    the addresses as one line of JSON.
     """
     process.collect_rarely()
     overrides = {
@@ -92,6 +101,7 @@ def serve(
         "tls.domain": domain,
         "tls.acme_directory": acme_directory,
         "tls.acme_ca_file": None if acme_ca is None else str(acme_ca),
+        "log.format": log_format,
     }
     context = own_context(ctx, data_dir, config, overrides)
     if context.settings.tls.domain:
@@ -100,16 +110,26 @@ def serve(
     from kekbridge.daemon import app as daemon
 
     level, form = context.settings.log.level, context.settings.log.format
-    # A person at a terminal reads the welcome first; what went wrong before it is shown.
-    is_quiet = sys.stderr.isatty() and (level, form) == ("info", "auto")
+    # A person at a terminal reads the welcome, then one line per event, not the log; what goes wrong is shown.
+    is_watched = sys.stdout.isatty() and form == "auto" and not as_json
+    is_quiet = is_watched and sys.stderr.isatty() and level == "info"
     log.configure("warning" if is_quiet else level, form)
+    show_events = None
+    if is_watched:
+        from kekbridge.cli.event_lines import event_printer
 
-    def announce(info: StartupInfo) -> None:
-        _announce(info, as_json=as_json)
-        if is_quiet:
-            log.configure(level, form)
+        show_events = event_printer()
+    code = daemon.serve(
+        context.settings,
+        context.data_dir,
+        announce=lambda info: _announce(info, as_json=as_json),
+        show_events=show_events,
+    )
+    if is_quiet:
+        from kekbridge.cli import render
 
-    return daemon.serve(context.settings, context.data_dir, announce=announce)
+        render.note("Stopped. What waits continues at the next start.")
+    return code
 
 
 def _public_listener(settings: Settings) -> dict[str, Any]:

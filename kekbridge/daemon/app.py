@@ -47,6 +47,7 @@ from kekbridge.webhooks.registry import Credentials, domain_url
 if TYPE_CHECKING:
     from kekbridge.daemon.operator import OperatorServices
     from kekbridge.model.check import Check
+    from kekbridge.ops.event_lines import EventLine
     from kekbridge.ops.operations import Operations
 
 log = get_logger("kekbridge.daemon.app")
@@ -81,16 +82,28 @@ class StartupInfo:
     credentials: Credentials | None = None
 
 
-def serve(settings: Settings, data_dir: Path, *, announce: Callable[[StartupInfo], None]) -> int:
+def serve(
+    settings: Settings,
+    data_dir: Path,
+    *,
+    announce: Callable[[StartupInfo], None],
+    show_events: Callable[[Sequence[EventLine]], None] | None = None,
+) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns the exit code. A second signal kills it.
 
-    Raises OperatorError (one line) if it cannot start.
+    `announce` is called once everything listens, `show_events` in a thread with what happens from then on (None: nobody watches). Raises
+    OperatorError (one line) if it cannot start.
     """
     process.disable_core_dumps()
-    return asyncio.run(_serve(settings, data_dir, announce))
+    return asyncio.run(_serve(settings, data_dir, announce, show_events))
 
 
-async def _serve(settings: Settings, data_dir: Path, announce: Callable[[StartupInfo], None]) -> int:
+async def _serve(
+    settings: Settings,
+    data_dir: Path,
+    announce: Callable[[StartupInfo], None],
+    show_events: Callable[[Sequence[EventLine]], None] | None,
+) -> int:
     stop = asyncio.Event()
     _install_signal_handlers(stop)
     supervisor = Supervisor.from_environment(os.environ)
@@ -104,7 +117,8 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Startup
             info = replace(daemon.info, checks=checks, webhook=webhook, credentials=credentials)
             announce(await daemon.with_web_pages(info))
             supervisor.ready()
-            await stop.wait()
+            async with daemon.watched(show_events):
+                await stop.wait()
             supervisor.stopping()
     return 0
 
@@ -341,6 +355,21 @@ class Daemon:
 
         link = await self.operations.run(MakeSignInLink())
         return replace(info, pages_url=url, sign_in_url=link["url"])
+
+    @asynccontextmanager
+    async def watched(self, show: Callable[[Sequence[EventLine]], None] | None) -> AsyncIterator[None]:
+        """Inside, show what happens, one line per event; nothing if `show` is None."""
+        if show is None:
+            yield
+            return
+        from kekbridge.ops.event_lines import EventLines  # late: only for a bridge on a terminal
+
+        watching = asyncio.create_task(EventLines(self.database, show, clock=self._resources.clock).run())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def _save_addresses(self) -> None:
         """Store the daemon's URLs and mode, and the exchange's markets, for commands that read."""

@@ -46,6 +46,8 @@ _OF_ORDER: Final = (
     "client_order_id",
 )
 _ALWAYS: Final = ("event", "at")
+# The reason of a trading state that nobody gave a reason for.
+_BY_HAND: Final = "by hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +310,9 @@ def _why(facts: Mapping[str, Any]) -> str:
     reason, by = as_text(facts.get("reason")), as_text(facts.get("by"))
     if by.startswith("limit ") or not by:
         return reason.partition(", until ")[0]
-    return f"{reason}, by {by}" if reason else f"by {by}"
+    if not reason:
+        return f"by {by}"
+    return f"{reason}, {by}" if reason == _BY_HAND else f"{reason}, by {by}"
 
 
 def as_decimal(value: object) -> Decimal | None:

@@ -143,10 +143,13 @@ def _reason(facts: Mapping[str, Any], at: datetime, zone: tzinfo | None) -> str:
     if code in ("exits_only", "trading_halted"):
         return error.partition("; ")[0]  # how to resume depends on what has closed it
     if code.startswith("orderly:"):
-        return f"{error} ({code})" if error else code
+        return f"{error.rstrip('.')} ({code})" if error else code
     if error or not code:
         return error
-    return CODES[code].meaning.rstrip(".") if code in CODES else code
+    if code not in CODES:
+        return code
+    meaning = CODES[code].meaning.rstrip(".")
+    return meaning[0].lower() + meaning[1:]
 
 
 def _number(text: object) -> str:

@@ -117,7 +117,7 @@ def test_logs_show_events_of_the_bridge(run: Any, data_dir: Path) -> None:
         "down",
         "for",
         "2",
-        "min;",
+        "min:",
         "orders",
         "are",
         "polled",

@@ -19,6 +19,7 @@ import pytest
 from kekbridge import __version__
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.terminal import at_terminal
+from tests.system.forked import run_forked
 from tests.system.harness import call, wait_until
 
 
@@ -93,7 +94,7 @@ def test_the_welcome_is_short_and_says_what_to_do(start: Callable[..., Served]) 
 
 
 def test_on_a_terminal_the_welcome_comes_first_with_a_sign_in_link(tmp_path: Path) -> None:
-    """No log line before it; the link is whole on its line and opens the pages once; later events are logged."""
+    """No log line before it; the link is whole on its line and opens the pages once; what happens then is one line each, no log."""
     with at_terminal("serve", environment=bare_environment(tmp_path / "data"), columns=80) as terminal:
         screen = terminal.expect("Ready.").replace("\r", "")
         assert "kekbridge" in screen.splitlines()[0]
@@ -107,10 +108,35 @@ def test_on_a_terminal_the_welcome_comes_first_with_a_sign_in_link(tmp_path: Pat
             assert "Log out" in page.read().decode()
         with pytest.raises(urllib.error.HTTPError, match="401"):
             opener.open(link[0], timeout=DEADLINE_S)
+        environment = bare_environment(tmp_path / "data")
+        assert run_forked("try", environment=environment).returncode == 0
+        bought = terminal.expect(" ms")
+        assert re.search(r"\d\d:\d\d:\d\d  default  \S*buy 0\.\d+ BTC  filled at 65,000  [\d.]+ ms", bought)
+        assert run_forked("halt", "--reason", "storm", environment=environment).returncode == 0
+        terminal.expect("trading halted: storm, by command line")
+        assert run_forked("try", environment=environment).returncode == 1
+        terminal.expect("denied: trading is halted (storm)")
         terminal.process.send_signal(signal.SIGTERM)
         code, rest = terminal.end()
         assert code == 0
-        assert "stopping" in rest
+        shown = bought + rest
+        assert "Stopped." in rest
+        assert " info " not in shown
+        assert max(map(len, re.sub(r"\x1b\[\d*m", "", shown).replace("\r", "").splitlines())) <= 80
+
+
+def test_with_a_log_format_a_terminal_shows_the_log(tmp_path: Path) -> None:
+    """JSON after the welcome, and no line for people."""
+    environment = bare_environment(tmp_path / "data")
+    with at_terminal("serve", "--log-format", "json", environment=environment, columns=80) as terminal:
+        terminal.expect("Ready.")
+        assert run_forked("halt", environment=environment).returncode == 0
+        assert '"event":"operation","operation":"halt"' in terminal.expect('"operation":"halt"')
+        terminal.process.send_signal(signal.SIGTERM)
+        code, rest = terminal.end()
+        assert code == 0
+        assert "trading halted" not in rest
+        assert '"event":"stopping"' in rest
 
 
 def test_try_buys_the_smallest_size_and_shows_the_fill(start: Callable[..., Served]) -> None:
