@@ -155,6 +155,116 @@
     source = null;
   }
 
+  // ------------------------------------------------------------------------------------------------------ wallet
+  // Registers a key with a wallet of this browser (EIP-1193, found by EIP-6963). The daemon makes the messages and checks the signatures.
+  const refusals = {
+    4001: "You rejected it in the wallet. Nothing was registered.",
+    4100: "The wallet does not let this page use the account: connect it in the wallet, then choose the wallet again.",
+    "-32002": "The wallet is waiting for you: open it and answer its request.",
+  };
+
+  function make(tag, ...inside) {
+    const element = document.createElement(tag);
+    element.append(...inside);
+    return element;
+  }
+
+  function makeButton(label, onclick) {
+    return Object.assign(make("button", label), { type: "button", onclick });
+  }
+
+  function registerWithWallet(section) {
+    const [form, choices, line, messages] = ["form", "[data-choices]", "[data-say]", "[data-messages]"].map((one) => section.querySelector(one));
+    const say = (text, kind = "") => { line.textContent = text; line.className = kind; };
+    const explain = (error) => refusals[error.code] || error.message || String(error);
+    let isBusy = false;
+
+    async function post(what, fields) {
+      const answer = await fetch(`/api/keys/${what}`, { method: "POST", body: new URLSearchParams([...new FormData(form), ...fields]) });
+      if (answer.status === 401) throw new Error("Your session has ended: sign in again.");
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(found.error);
+      return found;
+    }
+
+    // One step at a time. An error ends the attempt: of what is half-signed, nothing is kept.
+    async function step(work, attempt) {
+      if (isBusy) return;
+      isBusy = true;
+      try { await work(); } catch (error) {
+        messages.replaceChildren();
+        if (attempt) await post("cancel", [["attempt", attempt]]).catch(() => {});
+        say(explain(error), "bad");
+      } finally { isBusy = false; }
+    }
+
+    async function prepare(name, ask) {
+      messages.replaceChildren();
+      say(`Waiting for ${name}…`);
+      const [wallet] = await ask("eth_requestAccounts");
+      say("Asking the exchange…");
+      const ready = await post("prepare", [["wallet", wallet]]);
+      ready.until = Date.now() + ready.validForS * 1000;
+      say(ready.summary);
+      for (const { name: kind, text, fields, typed } of ready.messages) {
+        const rows = fields.flatMap(([field, value, meaning]) => [make("dt", field), make("dd", value, make("small", meaning))]);
+        const whole = make("details", make("summary", "As the wallet gets it"), make("pre", JSON.stringify(JSON.parse(typed), null, 1)));
+        messages.append(make("section", make("h3", kind), make("p", text), make("dl", ...rows), whole));
+      }
+      const go = makeButton(ready.messages.length ? `Sign in ${name}` : "Keep the key", () => step(() => sign(ask, ready), ready.attempt));
+      messages.append(go);
+      go.focus();
+    }
+
+    async function sign(ask, ready) {
+      const signatures = [];
+      for (const { name, typed } of ready.messages) {
+        await useChain(ask, ready.chain);
+        const [account = "no account"] = await ask("eth_accounts");
+        if (account.toLowerCase() !== ready.wallet.toLowerCase()) throw new Error(`The wallet is on ${account} now, the message is for ${ready.wallet}. Choose the wallet again.`);
+        if (Date.now() > ready.until) throw new Error("The messages have expired. Choose the wallet again, and sign at once.");
+        say(`Sign ${name} in the wallet…`);
+        signatures.push(["signature", await ask("eth_signTypedData_v4", [ready.wallet, typed])]);
+      }
+      say("Registering at the exchange…");
+      const { lines } = await post("register", [["attempt", ready.attempt], ...signatures]);
+      say("Registered.", "good");
+      messages.replaceChildren(make("ul", ...lines.map((each) => make("li", each))), Object.assign(make("a", "Show the keys"), { href: "/keys" }));
+    }
+
+    // A wallet signs only for the chain that it is on.
+    async function useChain(ask, chain) {
+      const isThere = async () => Number(await ask("eth_chainId")) === Number(chain.chainId);
+      const change = () => ask("wallet_switchEthereumChain", [{ chainId: chain.chainId }]);
+      if (await isThere()) return;
+      say(`Switch the wallet to ${chain.chainName}…`);
+      try { await change(); } catch (error) {
+        if (error.code === 4001) throw error;
+        if (error.code !== 4902 && error.data?.originalError?.code !== 4902) throw new Error(`Switch the wallet to ${chain.chainName} by hand, then choose it again (it said: ${explain(error)}).`);
+        await ask("wallet_addEthereumChain", [chain]);
+        if (!await isThere()) await change();
+      }
+      if (!await isThere()) throw new Error(`The wallet stayed on another chain than ${chain.chainName}. Choose the wallet again.`);
+    }
+
+    function offer(name, provider) {
+      const ask = (method, params = []) => provider.request({ method, params });
+      choices.append(makeButton(name, () => step(() => prepare(name, ask))));
+      form.hidden = false;
+    }
+
+    const seen = new Set();
+    addEventListener("eip6963:announceProvider", ({ detail: { info, provider } }) => {
+      if (!seen.has(info.uuid)) offer(info.name, provider);
+      seen.add(info.uuid);
+    });
+    dispatchEvent(new Event("eip6963:requestProvider"));
+    setTimeout(() => {
+      if (!seen.size && window.ethereum) offer("Browser wallet", window.ethereum);
+      else if (!seen.size) say("No wallet was found in this browser. Install or unlock one, such as MetaMask or Rabby, and reload.");
+    }, 500);
+  }
+
   // -------------------------------------------------------------------------------------------------------- start
   // A link from elsewhere comes without the session's cookie: ask for its page from here before asking for the token.
   async function leaveSignIn(wanted) {
@@ -168,6 +278,7 @@
     if (choice) choice.value = storedTheme();
     const wanted = document.querySelector("form[data-wanted]");
     if (wanted) leaveSignIn(wanted.dataset.wanted).catch(() => {});
+    document.querySelectorAll("[data-wallet]").forEach(registerWithWallet);
     if (!document.querySelector("[data-dot]")) return;
     since = document.body.dataset.after ?? null;
     connect();

@@ -17,6 +17,7 @@ from htpy import Node
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import AlertPages
 from kekbridge.admin.elements import bars, button, curve, gauge, pairs, status, table
+from kekbridge.admin.key_pages import KeyPages
 from kekbridge.admin.overview_page import OverviewPage
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.trading_pages import TradingPages
@@ -40,6 +41,7 @@ class Pages:
             TradingPages(service, page),
             AlertPages(service, page),
             WebhookPages(service, page),
+            KeyPages(service, page),
         )
 
     def register(self, router: web.UrlDispatcher) -> None:

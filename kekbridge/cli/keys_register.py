@@ -80,16 +80,17 @@ def register(
     reads the wallet's private key from a hidden prompt and never stores it. Without either, a terminal asks which.
     """
     from kekbridge.cli import render
+    from kekbridge.cli.context import keep_vaults_open
     from kekbridge.cli.control import run_operation
     from kekbridge.ops.key_registration import check_scope
     from kekbridge.ops.vault_operations import ShowPendingKey
 
     session = key_session(ctx, data_dir, config, mode, None, needs_account=False)
     request = KeyRequest(broker_id=broker or session.broker_id, chain_id=chain, scope=check_scope(scope), days=days)
-    run_operation(
-        session.context, ShowPendingKey(mode=session.mode, account_id=session.account_id)
-    )  # before any question
-    registered = _register(session, request, _choose_wallet(wallet, sign_here=sign_here))
+    with keep_vaults_open():
+        show = ShowPendingKey(mode=session.mode, account_id=session.account_id)
+        run_operation(session.context, show)  # without one there is nothing to ask
+        registered = _register(session, request, _choose_wallet(wallet, sign_here=sign_here))
     if as_json:
         render.as_json(registered)
         return

@@ -8,13 +8,15 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.waiting import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -34,6 +36,8 @@ class Page:
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    _functions: dict[str, Callable[[str], Awaitable[None]]] = field(default_factory=dict)
+    _tasks: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def listen(self) -> None:
         """Read messages until cancelled: resolve pending calls, record page loads and errors."""
@@ -49,6 +53,10 @@ class Page:
             ):
                 entry = received["params"]["entry"]
                 self.errors.append(f"{entry['text']} {entry.get('url', '')}")
+            elif received["method"] == "Runtime.bindingCalled":
+                call = self._functions[received["params"]["name"]](received["params"]["payload"])
+                self._tasks.add(task := asyncio.ensure_future(call))  # it may call the page itself
+                task.add_done_callback(self._tasks.discard)
             elif received["method"] == "Runtime.exceptionThrown":
                 self.errors.append(str(received["params"]))
 
@@ -94,6 +102,20 @@ class Page:
         )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.call("Emulation.setEmulatedMedia", features=scheme)
+
+    async def expose(self, name: str, function: Callable[[str], Awaitable[None]]) -> None:
+        """Let scripts of every document call a function of the test with a text."""
+        self._functions[name] = function
+        await self.call("Runtime.addBinding", name=name)
+
+    async def until_text(self, selector: str, part: str) -> str:
+        """Wait until a person reads `part` there; return the whole text."""
+
+        async def is_there() -> bool:
+            return part in await self.text(selector)
+
+        await until(is_there)
+        return await self.text(selector)
 
     async def overflow(self) -> int:
         """By how many pixels the page is wider than the screen."""
