@@ -18,7 +18,7 @@ from kekbridge.admin.elements import button
 from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import amount, market
-from kekbridge.model import MarginMode
+from kekbridge.model import MarginMode, TradingState
 from kekbridge.ops.trading_operations import BY_HAND, Cancel, Close, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
 from kekbridge.store import orders as order_rows
 
@@ -46,15 +46,14 @@ class TradingForms:
         router.add_get("/orders/cancel", self._confirm_cancel)
         router.add_post("/orders/cancel", self._cancel)
 
-    def controls(self, request: web.Request, state: Mapping[str, Any]) -> Renderable:
+    def controls(self, request: web.Request, now: TradingState) -> Renderable:
         """The controls that would change the current state."""
-        now = state["trading"]["state"]
         shown: list[Renderable] = []
-        if now != "halted":
+        if now is not TradingState.HALTED:
             shown.append(h.a(href="/confirm/halt", class_="button bad big")["Halt…"])
-        if now != "exits_only":
+        if now is not TradingState.EXITS_ONLY:
             shown.append(button(request, "/trading/exits-only", "Exits only", kind="big"))
-        if now != "running":
+        if now is not TradingState.RUNNING:
             shown.append(button(request, "/trading/resume", "Resume"))
         shown.append(h.a(href="/confirm/flatten", class_="button bad")["Flatten…"])
         return h.div(class_="row controls")[shown]

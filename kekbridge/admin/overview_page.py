@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import htpy as h
 from aiohttp import web
@@ -14,17 +15,24 @@ from htpy import Node, Renderable
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import alert_row, alert_table
 from kekbridge.admin.elements import curve, gain, gauge, moment_element, status, with_code
-from kekbridge.admin.service import AdminService
+from kekbridge.admin.service import AdminService, alert_data, conditions_in_force
 from kekbridge.admin.trading_pages import orders_table, positions_table
-from kekbridge.formatting import used_share
-from kekbridge.model.statistics import Report
+from kekbridge.config import Settings
+from kekbridge.formatting import to_jsonable, used_share
+from kekbridge.model import EquityMark, Order, TradingState
+from kekbridge.model.statistics import PnlPart, total_of
+from kekbridge.reports import limits
 from kekbridge.reports.condition_fixes import fix_of
+from kekbridge.store import alerts, equity, fills, settings, statistics
 from kekbridge.store import orders as order_rows
+from kekbridge.store.alerts import StoredAlert
+from kekbridge.store.codec import Span
 
 _ALERTS: Final = 10
 _OPEN_ORDERS: Final = 20
 _SHOWN_FROM: Final = Decimal("0.5")
 _CHART: Final = timedelta(days=7)
+_POINTS: Final = 240
 
 
 class OverviewPage:
@@ -41,29 +49,63 @@ class OverviewPage:
 
     async def _overview(self, request: web.Request) -> web.Response:
         service, now = self._service, self._service.clock()
-        state = await service.state()
-        today = await service.report(since=now.replace(hour=0, minute=0, second=0, microsecond=0))
-        chart = await service.report(since=now - _CHART)
-        orders = await service.database.read(order_rows.list_orders, open_only=True, limit=_OPEN_ORDERS)
-        alerts = state["lastAlerts"][::-1][:_ALERTS]
+        stored = await service.database.read(_read, service.settings, now=now)
+        live = service.live()
+        rows = [alert_row(to_jsonable(alert_data(one)), now) for one in stored.alerts]
         return self._page(
             request,
             "Overview",
-            _live("problems", [_problem(one) for one in state["conditions"]]),
-            _live("state", _trading_state(state)),
-            _live("controls", self._forms.controls(request, state)),
-            _live("tiles", h.div(class_="tiles")[_tiles(state, today)]),
-            _live("equity", curve(chart.equity, label="Equity, 7 days")),
+            _live("problems", [_problem(one) for one in stored.conditions]),
+            _live("state", _trading_state(live, stored.scopes)),
+            _live("controls", self._forms.controls(request, stored.state)),
+            _live("tiles", h.div(class_="tiles")[_tiles(live["account"], stored)]),
+            _live("equity", curve([(one.at, one.value) for one in stored.equity], label="Equity, 7 days")),
             h.h2["Positions"],
-            _live("positions", positions_table(state["account"])),
+            _live("positions", positions_table(live["account"])),
             h.h2["Open orders"],
-            _live("orders", orders_table(orders[::-1], now, empty="No open orders.")),
+            _live("orders", orders_table(stored.orders, now, empty="No open orders.")),
             h.h2["Limits"],
-            _live("limits", _limits(state["limits"])),
+            _live("limits", _limits(stored.scopes)),
             h.h2["Last alerts"],
-            _live("alerts", alert_table((alert_row(one, now) for one in alerts), keys=[one["id"] for one in alerts])),
+            _live("alerts", alert_table(rows, keys=[one.id for one in stored.alerts])),
             is_live=True,
         )
+
+
+class _Stored(NamedTuple):
+    """What the overview shows of the store."""
+
+    #: Of the account.
+    state: TradingState
+    #: Limits with their use, of the account first (reports/limits.py), as JSON.
+    scopes: Sequence[Mapping[str, Any]]
+    conditions: Sequence[Mapping[str, Any]]
+    #: Newest first, as the next one.
+    alerts: Sequence[StoredAlert]
+    orders: Sequence[Order]
+    equity: Sequence[EquityMark]
+    #: Since midnight UTC: P&L, alerts, refused alerts.
+    pnl: PnlPart
+    received: int
+    refused: int
+
+
+def _read(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> _Stored:
+    """Everything by indexed look-ups: the page is loaded again with each change."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    received, refused = statistics.alerts_of_day(connection, now.date())
+    today = Span.of(midnight)
+    return _Stored(
+        state=settings.trading_control(connection, now=now).state,
+        scopes=to_jsonable(limits.read(connection, configured, at=now)["scopes"]),
+        conditions=to_jsonable(conditions_in_force(connection)),
+        alerts=alerts.search(connection, limit=_ALERTS).alerts[::-1],
+        orders=order_rows.list_orders(connection, open_only=True, limit=_OPEN_ORDERS)[::-1],
+        equity=equity.curve(connection, Span.of(now - _CHART), points=_POINTS),
+        pnl=total_of((*fills.list_results(connection, today), *equity.list_funding(connection, today))),
+        received=received,
+        refused=refused,
+    )
 
 
 def _live(name: str, *content: Node) -> Renderable:
@@ -79,16 +121,15 @@ def _problem(one: Mapping[str, Any]) -> Renderable:
     return h.div(class_=kind)[one["words"], h.small["Since ", since, ". ", with_code(fix)]]
 
 
-def _trading_state(state: Mapping[str, Any]) -> Renderable:
+def _trading_state(live: Mapping[str, Any], scopes: Sequence[Mapping[str, Any]]) -> Renderable:
     """What may be traded now, why, and what ends a restriction; then whether the exchange is reached."""
-    trading, ready = state["trading"], state["ready"]
-    is_live = state["exchange"]["streamLive"]
+    ready, is_live = live["ready"], live["exchange"]["streamLive"]
     detail = f": {ready['detail'] or 'reconciling with the exchange'}"
-    closed = [scope for scope in state["limits"] if scope["state"] != "running"]
+    closed = [scope for scope in scopes if scope["state"] != "running"]
     return h.div(class_="state banner")[
         h.p(class_="row")[
-            status(trading["state"]),
-            status(state["mode"]),
+            status(scopes[0]["state"]),
+            status(live["mode"]),
             h.span(class_="good" if ready["ready"] else "bad")["ready" if ready["ready"] else f"not ready{detail}"],
             h.span(class_="good" if is_live else "bad")["stream live" if is_live else "stream down"],
         ],
@@ -103,15 +144,16 @@ def _closed(scope: Mapping[str, Any]) -> Renderable:
     return h.p[h.b[name], f": {scope['stateText']}{reason}. To open it: ", with_code(scope["stateFix"]), "."]
 
 
-def _tiles(state: Mapping[str, Any], today: Report) -> list[Renderable]:
-    account = state["account"] or {"value": None, "unrealizedPnl": None}
+def _tiles(account: Mapping[str, Any] | None, stored: _Stored) -> list[Renderable]:
+    account = account or {"value": None, "unrealizedPnl": None}
+    paid = stored.pnl.fees + stored.pnl.funding
     shown: tuple[tuple[str, Node], ...] = (
         ("Account (USDC)", "-" if account["value"] is None else f"{Decimal(account['value']):,.2f}"),
-        ("P&L today", gain(today.net_pnl)),
+        ("P&L today", gain(stored.pnl.net_pnl)),
         ("Unrealized", gain(account["unrealizedPnl"] and Decimal(account["unrealizedPnl"]))),
-        ("Fees and funding today", gain(-today.fees - (today.funding or Decimal(0)))),
-        ("Alerts today", f"{today.counts.received:,}"),
-        ("Refused today", f"{today.counts.refused:,}"),
+        ("Fees and funding today", gain(-paid)),
+        ("Alerts today", f"{stored.received:,}"),
+        ("Refused today", f"{stored.refused:,}"),
     )
     return [h.div(class_="tile")[h.span[name], h.b[value]] for name, value in shown]
 

@@ -61,26 +61,32 @@ class AdminService:
     async def state(self) -> dict[str, Any]:
         """The live state that `kekbridge dashboard` shows, as JSON: camelCase names, amounts and times as text."""
         stored = await self.database.read(_stored_state, self.settings, now=self.clock())
+        state: dict[str, Any] = self.live() | to_jsonable(stored)
+        return state
+
+    def live(self) -> dict[str, Any]:
+        """The part of `state` that is in memory: mode, readiness, how the exchange is reached, the account, lockouts."""
         snapshot = self.exchange.snapshot
         readiness = self.readiness()
         health = self.exchange.health
-        live = {
-            "at": self.clock(),
-            "mode": self.settings.mode,
-            "ready": dict(readiness.detail),
-            "exchange": {
-                "name": self.exchange.name,
-                "reachable": health.is_reachable,
-                "maintenance": health.is_maintenance,
-                "streamLive": health.stream_is_live,
-                "lastHeardAt": health.last_heard_at,
-                "clockOffsetMs": health.clock_offset_ms,
-            },
-            "account": None if snapshot is None else _account(snapshot),
-            "lockouts": self.lockout.locked(self.clock()),
-        }
-        state: dict[str, Any] = to_jsonable(live | stored)
-        return state
+        live: dict[str, Any] = to_jsonable(
+            {
+                "at": self.clock(),
+                "mode": self.settings.mode,
+                "ready": dict(readiness.detail),
+                "exchange": {
+                    "name": self.exchange.name,
+                    "reachable": health.is_reachable,
+                    "maintenance": health.is_maintenance,
+                    "streamLive": health.stream_is_live,
+                    "lastHeardAt": health.last_heard_at,
+                    "clockOffsetMs": health.clock_offset_ms,
+                },
+                "account": None if snapshot is None else _account(snapshot),
+                "lockouts": self.lockout.locked(self.clock()),
+            }
+        )
+        return live
 
     def live_state(self) -> object:
         """What the pages show of memory, to compare: positions with their marks, readiness, and how the exchange is reached."""
@@ -108,16 +114,21 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
         "lastAlerts": [alert_data(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
         "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
-        "conditions": [
-            *(_condition(one) for one in conditions.list_active(connection).values()),
-            *(_unprotected(one) for one in protection.open_protections(connection) if one.naked_since and one.detail),
-        ],
+        "conditions": conditions_in_force(connection),
         "jobs": job_runs.list_runs(connection),
         "records": {
             "incompleteOrders": incomplete_orders.count(connection),
             "completeUntil": {kind.value: until for kind, until in read_positions.read_all(connection).items()},
         },
     }
+
+
+def conditions_in_force(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """What lasts and needs attention, missing stops included: event, severity, words of the notification, since when."""
+    return [
+        *(_condition(one) for one in conditions.list_active(connection).values()),
+        *(_unprotected(one) for one in protection.open_protections(connection) if one.naked_since and one.detail),
+    ]
 
 
 def _condition(one: Condition) -> dict[str, Any]:

@@ -53,8 +53,7 @@ class TradingPages:
         )
 
     async def _positions(self, request: web.Request) -> web.Response:
-        account = (await self._service.state())["account"]
-        content = h.div(id="positions", data_live=True)[positions_table(account)]
+        content = h.div(id="positions", data_live=True)[positions_table(self._service.live()["account"])]
         return self._page(request, "Positions", content, is_live=True)
 
 

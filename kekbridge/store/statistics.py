@@ -277,7 +277,7 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
     began = datetime.combine(day, time(), UTC)
     ended = began + timedelta(days=1)
     span = (codec.time_text(began), codec.time_text(ended))
-    alerts = _counts(connection, "alert", day)
+    received, refused = alerts_of_day(connection, day)
     orders = _counts(connection, "order", day)
     booked = connection.execute(
         "SELECT fee, realized_pnl, webhook_id FROM fills WHERE executed_at >= ? AND executed_at < ?", span
@@ -289,8 +289,8 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
     value, change = _equity_change(connection, began, ended)
     return {
         "day": day.isoformat(),
-        "alerts": sum(alerts.values()),
-        "refused": sum(count for status, count in alerts.items() if group_of(status) == "refused"),
+        "alerts": received,
+        "refused": refused,
         "orders": sum(orders.values()),
         "filled": orders.get("filled", 0),
         "realized_pnl": _cents(realized),
@@ -312,6 +312,12 @@ def _by_webhook(connection: sqlite3.Connection, booked: Sequence[tuple[str, str 
         found[name] = found.get(name, Decimal(0)) + Decimal(pnl or 0) - Decimal(fee)
     texts = [f"{name} {amount:+.2f}" for name, amount in sorted(found.items(), key=lambda item: -item[1])]
     return f"{', '.join(texts)} USDC" if texts else "no trades"
+
+
+def alerts_of_day(connection: sqlite3.Connection, day: date) -> tuple[int, int]:
+    """Alerts of a UTC day, and those of them that were refused or denied."""
+    found = _counts(connection, "alert", day)
+    return sum(found.values()), sum(count for status, count in found.items() if group_of(status) == "refused")
 
 
 def _counts(connection: sqlite3.Connection, kind: str, day: date) -> dict[str, int]:

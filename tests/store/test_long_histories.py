@@ -15,7 +15,7 @@ from kekbridge.execution.book import Book
 from kekbridge.execution.load_book import load_book, load_recent
 from kekbridge.model import OrderStatus, RateLimits, WebhookSettings
 from kekbridge.reports import alert_report
-from kekbridge.store import alerts, journal, statistics, webhooks
+from kekbridge.store import alerts, journal, orders, statistics, webhooks
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.bench.filling import RARE, fill
@@ -87,6 +87,8 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "an alert": lambda c: alert_report.read(c, "01A00000000000000000000007"),
     "a start": lambda c: load_book(c, Book(), account_rates=RateLimits(), now=NOW),
     "an identity that is free": lambda c: journal.find_identity(c, "hook", "id:none"),
+    "the open orders": lambda c: orders.list_orders(c, open_only=True, limit=20),
+    "older orders": lambda c: orders.list_orders(c, before=3000, limit=51),
     "the alerts of the last minute": lambda c: load_recent(c, now=NOW),
 }
 

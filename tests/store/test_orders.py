@@ -48,6 +48,7 @@ def test_orders_are_listed_by_filters(connection: sqlite3.Connection, book: Book
     third = store_order(book, webhook_id="other", webhook_name="second")
     assert orders.list_orders(connection) == (first, second, third)
     assert orders.list_orders(connection, limit=1) == (third,)
+    assert orders.list_orders(connection, before=third.sequence, limit=1) == (second,)
     assert orders.list_orders(connection, open_only=True) == (second, third)
     assert orders.list_orders(connection, symbol=ETH) == (second,)
     assert orders.list_orders(connection, status="filled") == (first,)
