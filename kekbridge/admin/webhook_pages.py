@@ -106,7 +106,9 @@ class WebhookPages:
     async def _show(self, request: web.Request) -> web.Response:
         found = await self._service.database.read(stored.get, request.match_info["webhook"])
         base = f"/webhooks/{found.id}"
-        name = h.input(name="name", value=found.name, required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+")
+        name = h.input(
+            name="name", value=found.name, aria_label="Name", required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+"
+        )
         switch = ("disable", "Disable") if found.enabled else ("enable", "Enable")
         state = "enabled" if found.enabled else "disabled"
         return self._page(

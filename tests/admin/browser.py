@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.paths import ROOT
 from tests.waiting import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -24,6 +25,8 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
     *("--remote-debugging-port=0", "--remote-debugging-address=127.0.0.1", "about:blank"),
 )
+#: Installed by .ci/run; elsewhere: `npm ci --prefix .ci --ignore-scripts`.
+AXE = ROOT / ".ci" / "node_modules" / "axe-core" / "axe.min.js"
 _WAIT_S = 60.0
 
 
@@ -90,8 +93,8 @@ class Page:
         return str(await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     async def evaluate(self, expression: str) -> Any:
-        """The value of a script in the page, run by the debugger: the page's own policy allows none."""
-        received = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value (of the promise) of a script in the page, run by the debugger: the page's own policy allows none."""
+        received = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in received, f"{expression}: {received['exceptionDetails']}"
         return received["result"].get("value")
 
@@ -116,6 +119,28 @@ class Page:
 
         await until(is_there)
         return await self.text(selector)
+
+    async def run_scripts(self, *, allowed: bool) -> None:
+        """Allow or forbid the page's own scripts, from the next page on."""
+        await self.call("Emulation.setScriptExecutionDisabled", value=not allowed)
+
+    async def until(self, expression: str) -> None:
+        """Wait until a script's value is true."""
+        await until(lambda: self._is_true(expression))
+
+    async def _is_true(self, expression: str) -> bool:
+        return bool(await self.evaluate(expression))
+
+    async def barriers(self) -> list[str]:
+        """Serious and critical barriers for people with disabilities, as axe-core finds them: rule and element."""
+        await self.evaluate(AXE.read_text(encoding="utf-8"))
+        found = await self.evaluate("axe.run({resultTypes: ['violations']}).then(result => result.violations)")
+        return [
+            f"{one['id']}: {node['html'][:120]}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]
+        ]
 
     async def overflow(self) -> int:
         """By how many pixels the page is wider than the screen."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from kekbridge.model import TradingState, Webhook
-from kekbridge.ops.web_token import read_token
+from kekbridge.ops.web_token import read_token, rotate_token
 from kekbridge.store import settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
-from tests.admin.browser import CHROMIUM, Page, open_page
+from tests.admin.browser import AXE, CHROMIUM, Page, open_page
 from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
@@ -199,3 +199,115 @@ async def test_trading_controls(visit: Visit) -> None:
 
     await until(is_flat)
     await visit.page.picture(artifacts() / "flat.png")
+
+
+async def test_pages_change_in_place(visit: Visit) -> None:
+    """An alert, its position, a close and a halt appear without a reload; typed text, focus and an open menu survive; the theme is kept."""
+    page, bridge = visit.page, visit.bridge
+    await visit.goto("/")
+    await page.until("document.querySelector('.dot').textContent === 'live'")
+    await page.evaluate("window.isSamePage = true; document.querySelector('.more summary').click()")
+    await bridge.send(action="buy", quantity="0.01")
+    _, resting = await bridge.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    await page.until("document.querySelector('#live-alerts tbody')?.rows.length === 2")
+    await page.until("document.querySelector('#live-alerts').innerText.includes('filled')")
+    await page.until("document.querySelector('#live-positions').innerText.includes('BTC')")
+    await page.until("document.querySelector('#live-orders').innerText.includes('30,000')")
+    focused = "document.querySelector('#live-orders td.buttons a').focus(), document.activeElement.innerText"
+    assert await page.evaluate(focused) == "Cancel…"
+    await bridge.set_state(TradingState.HALTED)
+    await page.until("document.querySelector('.banner').innerText.includes('halted')")
+    await page.until("document.querySelector('#live-controls').innerText.includes('Resume')")
+    assert await page.evaluate("document.activeElement.innerText") == "Cancel…"
+    assert await page.evaluate("window.isSamePage && document.querySelector('.more').open")
+    shown = await page.evaluate(
+        "[...document.querySelectorAll('#live-alerts time')].map(one => [one.innerText, one.title])"
+    )
+    assert all("UTC" not in text and title.endswith(" UTC") for text, title in shown)
+    await page.press("#live-orders td.buttons a")
+    await page.press("form[action='/orders/cancel'] button.bad")
+    assert await page.text("h1") == "Canceled"
+    await visit.goto("/positions")
+    await page.press("#positions td.buttons a")
+    await page.press("form[action='/positions/close'] button.bad")
+    assert await page.text("h1") == "Closed"
+    await visit.goto("/orders")
+    assert await page.evaluate(
+        f"document.getElementById('order-{resting['clientOrderId']}').innerText.includes('canceled')"
+    )
+    await visit.goto("/log")
+    await page.evaluate("window.isSamePage = true; document.querySelector('summary').click()")
+    await page.evaluate("document.querySelector('details input').focus()")
+    await page.fill("details input", "typed")
+    await bridge.set_state(TradingState.RUNNING)
+    await bridge.send(action="sell", quantity="1", symbol="ETHUSDT.P")
+    await page.until("document.querySelector('#log').innerText.includes('sell ETH')")
+    assert await page.evaluate("window.isSamePage && document.querySelector('details input').value") == "typed"
+    choose = "const one = document.querySelector('[data-theme-choice]'); one.value = 'dark'"
+    await page.evaluate(f"{choose}; one.dispatchEvent(new Event('change', {{bubbles: true}}))")
+    await visit.goto("/")
+    assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 23, 30)"
+    rotate_token(bridge.data_dir)
+    await page.until("location.pathname === '/login' && document.querySelector('input[name=token]') !== null")
+    page.errors.clear()  # the browser reports the refused stream
+
+
+async def test_a_phone_and_a_browser_without_scripts(visit: Visit) -> None:
+    """The menu and the buttons to stop are in the thumb's reach, rows have two lines; without scripts every part works."""
+    page, bridge = visit.page, visit.bridge
+    await bridge.send(action="buy", quantity="0.01", stopLoss="2%")
+    await bridge.until_settled()
+    await page.be_wide(390)
+    await visit.goto("/orders")
+    top, bottom, height = await page.evaluate(
+        "(box => [box.top, box.bottom, innerHeight])(document.querySelector('nav').getBoundingClientRect())"
+    )
+    assert (bottom, top > height - 90) == (height, True)
+    lines = await page.evaluate("new Set([...document.querySelector('tbody tr').cells].map(one => one.offsetTop)).size")
+    assert lines <= 3  # two lines, whose texts differ in size
+    await visit.goto("/")
+    sizes = await page.evaluate("[...document.querySelectorAll('.big')].map(one => one.offsetHeight)")
+    assert len(sizes) == 2
+    assert min(sizes) >= 56
+    await page.evaluate("document.querySelector('.more summary').click()")
+    assert "Webhooks" in await page.text(".more")
+    await page.run_scripts(allowed=False)
+    await visit.goto("/")
+    assert "UTC" in await page.text("#live-alerts time")
+    assert await page.evaluate(
+        "document.querySelector('.dot').hidden && document.querySelector('[data-theme-choice]').closest('[hidden]') !== null"
+    )
+    await page.press(".more li a[href='/risk']")
+    assert await page.text("h1") == "Risk"
+    await visit.goto("/")
+    await page.press("a[href='/confirm/halt']")
+    await page.press("form[action='/trading/halt'] button")
+    assert visit.trading() is TradingState.HALTED
+    assert "halted" in await page.text(".banner")
+    await page.run_scripts(allowed=True)
+
+
+@pytest.mark.skipif(not AXE.exists() and not os.environ.get("CI"), reason="axe-core is not installed: see .ci/run")
+async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
+    """Labels, contrast, names and roles, as axe-core judges them, on a wide screen, on a phone and in the dark."""
+    bridge, page = visit.bridge, visit.page
+    await bridge.send(action="buy", quantity="0.01", stopLoss="2%")
+    await bridge.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    await bridge.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
+    await bridge.until_settled()
+    (order,) = [one for one in await bridge.orders() if one.intent.limit_price is not None]
+    alert, hook = order.alert_id, visit.webhook("main").id
+    found: dict[str, list[str]] = {}
+    for path in (
+        *("/", "/log", "/orders", "/positions", "/stats", "/risk", "/webhooks", f"/webhooks/{hook}", f"/log/{alert}"),
+        *("/confirm/halt", f"/orders/cancel?order={order.client_order_id}", "/nothing-here"),
+    ):
+        for width, dark in ((1280, False), (390, True)):
+            await page.be_wide(width, dark=dark)
+            await visit.goto(path)
+            if barriers := await page.barriers():
+                found[f"{path} at {width}{', dark' if dark else ''}"] = barriers
+    page.errors.clear()  # the browser reports the page that does not exist
+    await page.press("form[action='/logout'] button")
+    found["sign-in"] = await page.barriers()
+    assert found == {"sign-in": []}
