@@ -227,9 +227,10 @@
         signatures.push(["signature", await ask("eth_signTypedData_v4", [ready.wallet, typed])]);
       }
       say("Registering at the exchange…");
-      const { lines } = await post("register", [["attempt", ready.attempt], ...signatures]);
+      const { lines, link } = await post("register", [["attempt", ready.attempt], ...signatures]);
       say("Registered.", "good");
-      messages.replaceChildren(make("ul", ...lines.map((each) => make("li", each))), Object.assign(make("a", "Show the keys"), { href: "/keys" }));
+      messages.replaceChildren(make("ul", ...lines.map((each) => make("li", each))));
+      if (link) messages.append(Object.assign(make("a", "Show the keys"), { href: link }));
     }
 
     // A wallet signs only for the chain that it is on.

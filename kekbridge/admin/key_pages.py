@@ -1,12 +1,10 @@
 """Web pages of the exchange's keys: list, restrict, remove, enter, generate, and register with the wallet of the browser.
 
-The script (admin/app.js) talks to the wallet; the messages are made, and the signatures checked and sent, by the operations behind
-`kekbridge keys`. No secret is ever shown: what is entered goes to the vault.
+No secret is ever shown: what is entered goes to the vault. The wallet's part of the page is wallet_registration.py.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime
@@ -16,14 +14,13 @@ import htpy as h
 from aiohttp import web
 from htpy import Node, Renderable
 
-from kekbridge.admin.auth import SESSION
 from kekbridge.admin.elements import button, form_key, moment_element, pairs, status, table
 from kekbridge.admin.service import AdminService
-from kekbridge.admin.wallet_attempts import WalletAttempt, WalletAttempts
+from kekbridge.admin.wallet_registration import WalletRegistration, mode_option
 from kekbridge.errors import ConfigError, ExchangeUnavailable, KekbridgeError, NotFound
 from kekbridge.model import Mode
 from kekbridge.ops import exchange_keys
-from kekbridge.ops.key_registration import DiscardPendingKey, PrepareKey, RegisterKey, SignedMessage
+from kekbridge.ops.key_registration import DiscardPendingKey
 from kekbridge.ops.operation import Operation
 from kekbridge.ops.vault_operations import (
     AddKey,
@@ -37,9 +34,6 @@ from kekbridge.ops.vault_operations import (
     ShowVenue,
 )
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID
-from kekbridge.wallet import typed_data
-from kekbridge.wallet.chains import CHAINS
-from kekbridge.wallet.typed_data import REGISTRATION
 
 _DAYS: Final = {"365": "365 days", "180": "180 days", "90": "90 days", "30": "30 days", "7": "7 days"}
 _SOON_DAYS: Final = 14
@@ -51,7 +45,9 @@ class KeyPages:
     def __init__(self, service: AdminService, page: Callable[..., web.Response]) -> None:
         self._service = service
         self._page = page
-        self._attempts = WalletAttempts()
+        self._registration = WalletRegistration(
+            self._run, self._venue_of_wallets, self._next_steps, clock=service.clock, link="/keys"
+        )
 
     def register(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -63,9 +59,7 @@ class KeyPages:
         router.add_post("/keys/restrict", self._restrict)
         router.add_get("/keys/remove", self._confirm_removal)
         router.add_post("/keys/remove", self._remove)
-        router.add_post("/api/keys/prepare", self._prepare)
-        router.add_post("/api/keys/register", self._register)
-        router.add_post("/api/keys/cancel", self._cancel)
+        self._registration.register(router)
 
     async def _run(self, operation: Operation) -> Any:
         return await self._service.operations.run(operation)
@@ -76,6 +70,10 @@ class KeyPages:
         mode = Mode(venue["mode"])
         account_id = venue["accountId"] or (PAPER_ACCOUNT_ID if mode is Mode.PAPER else "")
         return mode, account_id, venue["brokerId"]
+
+    async def _venue_of_wallets(self) -> tuple[Mode, str]:
+        mode, _, broker_id = await self._venue()
+        return mode, broker_id
 
     # -------------------------------------------------------------------------------------------------------- list
 
@@ -100,7 +98,7 @@ class KeyPages:
             ),
             *await self._keys(request, mode, account_id),
             *await self._other_keys(account_id),
-            _wallet_section(request, mode, broker_id),
+            self._registration.section(request, mode, broker_id),
             _entry_section(request, account_id if entered is None else entered, error),
             await self._pending(request, mode, account_id),
             status=422 if error else 200,
@@ -171,7 +169,7 @@ class KeyPages:
             ]
         key = pending["orderlyKey"]
         discard = button(request, "/keys/discard", "Discard it", h.input(type="hidden", name="orderly_key", value=key))
-        command = h.code[f"kekbridge keys register{_mode_option(mode)}"]
+        command = h.code[f"kekbridge keys register{mode_option(mode)}"]
         return h.section[
             h.h2["Generated key"],
             h.p["In the vault, but not registered yet: ", h.code[key]],
@@ -268,75 +266,6 @@ class KeyPages:
         await self._run(RemoveKey(mode=mode, account_id=account_id, orderly_key=key))
         raise web.HTTPSeeOther("/keys")
 
-    # ------------------------------------------------------------------------------------------------------ wallet
-
-    async def _prepare(self, request: web.Request) -> web.Response:
-        """`wallet` and `days`: what the wallet has to sign, under a token for this session."""
-        session, form = _session(request), await request.post()
-        mode, _, broker_id = await self._venue()
-        days = str(form.get("days", "365"))
-        if days not in _DAYS:
-            raise ConfigError(f"days: found {days[:20]!r}, expected one of {', '.join(_DAYS)}")
-        operation = PrepareKey(
-            mode=mode, wallet=str(form.get("wallet", "")), broker_id=broker_id, days=int(days), generate=True
-        )
-        prepared = await self._run(operation)
-        now = self._service.clock()
-        token, attempt = self._attempts.begin(prepared, session=session, broker_id=broker_id, now=now)
-        chain = CHAINS[mode.value]
-        return web.json_response(
-            {
-                "attempt": token,
-                "wallet": attempt.wallet,
-                "accountId": prepared["accountId"],
-                "orderlyKey": attempt.orderly_key,
-                "chain": chain.to_add(),
-                "validForS": int((attempt.ends_at - now).total_seconds()),
-                "summary": _summary(attempt),
-                "messages": [_shown_message(one, broker_id, chain.name) for one in attempt.messages],
-            }
-        )
-
-    async def _register(self, request: web.Request) -> web.Response:
-        """`attempt` and its `signature`s in order: register the key; `lines` say what happened and what to do next."""
-        form = await request.post()
-        attempt = self._attempts.take(
-            str(form.get("attempt", "")), session=_session(request), now=self._service.clock()
-        )
-        signatures = [str(one) for one in form.getall("signature", [])]
-        if len(signatures) != len(attempt.messages):
-            raise ConfigError(
-                f"signatures: found {len(signatures)}, expected {len(attempt.messages)}; nothing was sent"
-            )
-        mode, _, _ = await self._venue()
-        signed = tuple(
-            SignedMessage(message=message["message"], signature=signature)
-            for message, signature in zip(attempt.messages, signatures, strict=True)
-        )
-        done = await self._run(
-            RegisterKey(mode=mode, wallet=attempt.wallet, broker_id=attempt.broker_id, signed=signed)
-        )
-        until = f" until {done['expiresAt'][:10]}" if done["expiresAt"] else ""
-        lines = [
-            f"{done['orderlyKey']} is registered for account {done['accountId']} with the scopes {', '.join(done['scopes'])}{until}.",
-            *(_check_line(one) for one in done["checks"] if one["level"] != "ok"),
-            *await self._next_steps(mode, done["accountId"]),
-        ]
-        return web.json_response(done | {"lines": lines})
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        """`attempt`: give it up; the key that was generated for it is deleted."""
-        form = await request.post()
-        try:
-            attempt = self._attempts.take(
-                str(form.get("attempt", "")), session=_session(request), now=self._service.clock()
-            )
-        except ConfigError:
-            return web.json_response({"discarded": False})
-        if not attempt.is_new:
-            return web.json_response({"discarded": False})
-        return web.json_response(await self._run(DiscardPendingKey(orderly_key=attempt.orderly_key)))
-
     async def _next_steps(self, mode: Mode, account_id: str) -> list[str]:
         """What to do after a key of an account came into the vault."""
         _, own, _ = await self._venue()
@@ -355,21 +284,6 @@ def short_key(key: str) -> Renderable:
     """A public key with its middle left out; the whole key is its title."""
     name, _, digits = key.rpartition(":")
     return h.code(title=key)[f"{name}:{digits[:6]}…{digits[-4:]}"]
-
-
-def _check_line(check: dict[str, str]) -> str:
-    return f"{check['name']}: {check['text']}" + (f"; {check['fix']}" if check["fix"] else "")
-
-
-def _session(request: web.Request) -> str:
-    if SESSION not in request:
-        raise ConfigError("a wallet signs in a browser: sign in to the web pages, or use `kekbridge keys register`")
-    form_key_of_session: str = request[SESSION].form_key
-    return form_key_of_session
-
-
-def _mode_option(mode: Mode) -> str:
-    return "" if mode is Mode.PAPER else f" --mode {mode.value}"
 
 
 def _what_keys_are(mode: Mode) -> str:
@@ -454,53 +368,3 @@ def _entry_section(request: web.Request, account_id: str, error: str) -> Rendera
             h.div[h.button["Store the key"]],
         ],
     ]  # fmt: skip
-
-
-def _wallet_section(request: web.Request, mode: Mode, broker_id: str) -> Renderable:
-    """Where the script offers the browser's wallets; without script it names the command."""
-    chain = CHAINS[mode.value].name
-    return h.section(data_wallet=True)[
-        h.h2["Register with your browser wallet"],
-        h.p[
-            f"This bridge generates a key, your wallet signs that it may trade in your name at {broker_id}, and the exchange registers it."
-            f" The wallet signs on {chain}; nothing is sent to a chain, no gas is paid, and the wallet's private key stays in the wallet."
-        ],
-        h.noscript[
-            h.p["This needs JavaScript. Without it: ", h.code[f"kekbridge keys generate{_mode_option(mode)}"], ", then ",
-                h.code[f"kekbridge keys register{_mode_option(mode)}"], "."],
-        ],
-        h.form(class_="row", hidden=True)[
-            form_key(request),
-            h.label["Valid for", h.select(name="days")[(h.option(value=value)[label] for value, label in _DAYS.items())]],
-            h.span(class_="row", data_choices=True),
-        ],
-        h.p(role="status", data_say=True),
-        h.div(data_messages=True),
-    ]  # fmt: skip
-
-
-def _summary(attempt: WalletAttempt) -> str:
-    """What the wallet will be asked for."""
-    match len(attempt.messages):
-        case 0:
-            return "The exchange has this key already: the answer to your last signature was lost."
-        case 1:
-            return f"{attempt.wallet} signs one message:"
-        case count:
-            return f"{attempt.wallet} signs {count} messages, one after the other:"
-
-
-def _shown_message(typed: dict[str, Any], broker_id: str, chain: str) -> dict[str, Any]:
-    """A message for the page: what it does in a sentence, every field with its meaning, and the text that the wallet gets."""
-    scopes = str(typed["message"].get("scope", "")).replace(",", " and ")
-    text = (
-        f"Opens an account for this wallet at {broker_id}. It moves no funds."
-        if typed["primaryType"] == REGISTRATION
-        else f"Lets this bridge's key {scopes.replace('trading', 'trade')} in this wallet's account at {broker_id}. It cannot withdraw."
-    )
-    return {
-        "name": typed["primaryType"],
-        "text": f"{text} Signed for {chain}.",
-        "fields": typed_data.describe(typed),
-        "typed": json.dumps(typed, separators=(",", ":")),
-    }

@@ -59,7 +59,7 @@ class AdminServer:
         self._codes = codes
         self._durations = durations
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
-        app.on_response_prepare.append(_add_headers)
+        app.on_response_prepare.append(add_headers)
         app.router.add_get("/api/state", self._state)
         app.router.add_get("/api/events", self._events)
         app.router.add_post("/api/trading", self._trading)
@@ -228,7 +228,8 @@ class AdminServer:
         raise web.HTTPSeeOther("/login")
 
 
-async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Add the security headers of every answer."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
 

@@ -21,6 +21,8 @@ from kekbridge.errors import ConfigError
 T = TypeVar("T")
 
 _ATTEMPTS: Final = 3
+_SCOPE: Final = "read,trading"
+_MOST_DAYS: Final = 365
 
 WalletAddress = Annotated[
     str | None,
@@ -28,6 +30,9 @@ WalletAddress = Annotated[
 ]
 SignHere = Annotated[
     bool, typer.Option("--sign", help="Sign here: hidden prompt for the wallet's private key (extra `wallet`).")
+]
+Browser = Annotated[
+    bool, typer.Option("--browser", help="Sign in a wallet of your browser: prints a link to a page on this machine.")
 ]
 Broker = Annotated[
     str | None,
@@ -44,7 +49,7 @@ Chain = Annotated[
     ),
 ]
 Scope = Annotated[str, typer.Option("--scope", metavar="LIST", help="Scopes of the key.")]
-Days = Annotated[int, typer.Option("--days", metavar="N", min=1, max=365, help="Days until the key expires.")]
+Days = Annotated[int, typer.Option("--days", metavar="N", min=1, max=_MOST_DAYS, help="Days until the key expires.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,12 @@ def register(
     ctx: typer.Context,
     wallet: WalletAddress = None,
     sign_here: SignHere = False,
+    browser: Browser = False,
     mode: Venue = None,
     broker: Broker = None,
     chain: Chain = None,
-    scope: Scope = "read,trading",
-    days: Days = 365,
+    scope: Scope = _SCOPE,
+    days: Days = _MOST_DAYS,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -77,9 +83,9 @@ def register(
     """Register the generated key; your wallet signs it.
 
     A wallet without an account gets one first. --wallet prints the message to sign (eth_signTypedData_v4) and reads the signature; --sign
-    reads the wallet's private key from a hidden prompt and never stores it. Without either, a terminal asks which.
+    reads the wallet's private key from a hidden prompt and never stores it. --browser generates a key, too, and prints a link to a page on
+    this machine where a wallet of your browser signs. Without any of them, a terminal asks which.
     """
-    from kekbridge.cli import render
     from kekbridge.cli.context import keep_vaults_open
     from kekbridge.cli.control import run_operation
     from kekbridge.ops.key_registration import check_scope
@@ -88,17 +94,17 @@ def register(
     session = key_session(ctx, data_dir, config, mode, None, needs_account=False)
     request = KeyRequest(broker_id=broker or session.broker_id, chain_id=chain, scope=check_scope(scope), days=days)
     with keep_vaults_open():
-        show = ShowPendingKey(mode=session.mode, account_id=session.account_id)
-        run_operation(session.context, show)  # without one there is nothing to ask
-        registered = _register(session, request, _choose_wallet(wallet, sign_here=sign_here))
-    if as_json:
-        render.as_json(registered)
-        return
-    render.pairs([(name, registered[key]) for name, key in _ROWS])
-    render.note(
-        f'To trade with it, set  mode = "{session.mode.value}"  and  [exchange] account_id = "{registered["accountId"]}"'
-    )
-    render.note("Restrict it to this machine:  kekbridge keys restrict-ip --here")
+        if browser:
+            if wallet or sign_here or chain or (request.scope, days) != (_SCOPE, _MOST_DAYS):
+                raise ConfigError(
+                    "--browser asks the wallet, and for the days on the page; of the others only --broker goes with it"
+                )
+            registered = _register_in_browser(session, request)
+        else:
+            show = ShowPendingKey(mode=session.mode, account_id=session.account_id)
+            run_operation(session.context, show)  # without one there is nothing to ask
+            registered = _register(session, request, _choose_wallet(wallet, sign_here=sign_here))
+    _print(session, registered, as_json=as_json)
 
 
 _ROWS = (
@@ -109,6 +115,51 @@ _ROWS = (
     ("scopes", "scopes"),
     ("expires", "expiresAt"),
 )
+
+
+def _print(session: KeySession, registered: dict[str, Any], *, as_json: bool) -> None:
+    """Print what was registered, and what comes next."""
+    from kekbridge.cli import render
+
+    if as_json:
+        render.as_json(registered)
+        return
+    render.pairs([(name, registered[key]) for name, key in _ROWS])
+    render.note(
+        f'To trade with it, set  mode = "{session.mode.value}"  and  [exchange] account_id = "{registered["accountId"]}"'
+    )
+    render.note("Restrict it to this machine:  kekbridge keys restrict-ip --here")
+
+
+def _register_in_browser(session: KeySession, request: KeyRequest) -> dict[str, Any]:
+    """Serve the page of a wallet until it has registered a key; return the result for JSON."""
+    import asyncio
+
+    from kekbridge.admin.wallet_server import WalletServer
+    from kekbridge.cli import render
+    from kekbridge.cli.context import now
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.operation import Operation
+    from kekbridge.ops.vault_operations import ShowVault
+
+    run_operation(session.context, ShowVault())  # asks for a passphrase here and now, if it needs one
+
+    async def run(operation: Operation) -> Any:
+        return await asyncio.to_thread(run_operation, session.context, operation)
+
+    async def serve() -> dict[str, Any]:
+        server = WalletServer(run, session.mode, request.broker_id, clock=now)
+        try:
+            link = await server.start(session.context.settings.admin.port)
+            render.note(
+                f"Open this link in the browser that has your wallet (it works once; from elsewhere, through an SSH tunnel):\n{link}"
+            )
+            return await server.registered()
+        finally:
+            await server.close()
+
+    registered = asyncio.run(serve())
+    return {name: registered[name] for _, name in _ROWS}
 
 
 def _register(session: KeySession, request: KeyRequest, wallet: Wallet) -> dict[str, Any]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS
-from tests.cli.processes import bare_environment
+from tests.cli.processes import KEKBRIDGE, bare_environment
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import live_environment, running_venue
 from tests.system.forked import run_forked
@@ -97,3 +101,34 @@ def test_without_a_terminal_an_option_is_required(environment: dict[str, str]) -
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.count("\n") == 1
         assert "--wallet" in done.stderr
+
+
+def test_a_wallet_of_the_browser_registers_the_first_key(tmp_path: Path) -> None:
+    """Without a bridge: the link opens a page once, its signatures end the command, and the key is in the vault."""
+    with running_venue(tmp_path / "venue", registered=False) as venue:
+        variables = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
+        command = [*KEKBRIDGE, "keys", "register", "--browser", "--json"]
+        with subprocess.Popen(command, env=variables, stdout=PIPE, stderr=PIPE, text=True) as process:
+            assert process.stderr is not None
+            link = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))
+            opener = build_opener(HTTPCookieProcessor())
+            (form_key,) = re.findall(r'name="key" value="([\w-]+)"', opener.open(link).read().decode())
+
+            def post(what: str, *fields: tuple[str, str]) -> dict[str, Any]:
+                body = urlencode([("key", form_key), *fields]).encode()
+                found: dict[str, Any] = json.load(opener.open(f"{link.partition('?')[0]}api/keys/{what}", body))
+                return found
+
+            ready = post("prepare", ("wallet", PAPER_ADDRESS))
+            typed = [json.loads(each["typed"]) for each in ready["messages"]]
+            assert {each["domain"]["chainId"] for each in typed} == {42161}
+            post(
+                "register",
+                ("attempt", ready["attempt"]),
+                *(("signature", signature(each, WALLET_KEY)) for each in typed),
+            )
+            printed, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert json.loads(printed)["accountId"] == PAPER_ACCOUNT_ID
+        assert venue.key(json.loads(printed)["orderlyKey"]).scope == "read,trading"
+        assert run_forked("keys", "check", environment=variables).returncode == 0
