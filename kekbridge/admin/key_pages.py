@@ -5,6 +5,7 @@ No secret is ever shown: what is entered goes to the vault. The wallet's part of
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime
@@ -46,7 +47,7 @@ class KeyPages:
         self._service = service
         self._page = page
         self._registration = WalletRegistration(
-            self._run, self._venue_of_wallets, self._next_steps, clock=service.clock, link="/keys"
+            self._run, self._venue, self._next_steps, clock=service.clock, link="/keys"
         )
 
     def register(self, router: web.UrlDispatcher) -> None:
@@ -70,10 +71,6 @@ class KeyPages:
         mode = Mode(venue["mode"])
         account_id = venue["accountId"] or (PAPER_ACCOUNT_ID if mode is Mode.PAPER else "")
         return mode, account_id, venue["brokerId"]
-
-    async def _venue_of_wallets(self) -> tuple[Mode, str]:
-        mode, _, broker_id = await self._venue()
-        return mode, broker_id
 
     # -------------------------------------------------------------------------------------------------------- list
 
@@ -107,10 +104,12 @@ class KeyPages:
     async def _keys(self, request: web.Request, mode: Mode, account_id: str) -> list[Node]:
         """The account's keys at the exchange, and what can be done with the one in the vault."""
         try:
-            keys = await self._run(ListKeys(mode=mode, account_id=account_id))
-            in_use = await self._service.exchange.own_key()
+            found, in_use = await asyncio.gather(
+                self._run(ListKeys(mode=mode, account_id=account_id)), self._service.exchange.own_key()
+            )
         except (ExchangeUnavailable, KekbridgeError) as problem:
             return [h.p(class_="bad")[f"The keys at the exchange cannot be shown: {problem.message}"]]
+        keys = [one for one in found if one["status"] != "REMOVED"]
         now = self._service.clock()
         used = None if in_use is None else in_use.orderly_key
         rows = [
@@ -120,7 +119,7 @@ class KeyPages:
                 *_expiry(one["expiresAt"], now),
                 _works_from(one),
                 status(one["status"].lower() or "active"),
-                _use(one, used),
+                _use(one, mode, used),
                 h.a(href=f"/keys/remove?key={one['orderlyKey']}")["Remove…"]
                 if _is_removable(one, mode, used)
                 else h.span(),
@@ -130,9 +129,11 @@ class KeyPages:
         titles = ("Key", "Scopes", "Expires", "Days left", "Works from", "State", "Use", "")
         here = next((one for one in keys if one["isHere"] and one["status"] in ("", "ACTIVE")), None)
         parts: list[Node] = [table(titles, rows, empty="The account has no keys at the exchange.")]
+        if len(found) > len(keys):
+            parts.append(h.p(class_="dim")[f"Removed keys, not shown: {len(found) - len(keys)}."])
         if here is not None:
             parts.append(_restriction_controls(request, here))
-        if used is not None and here is not None and here["orderlyKey"] != used:
+        if mode is not Mode.PAPER and here is not None and used not in (None, here["orderlyKey"]):
             parts.append(
                 h.p(class_="bad")[
                     "The vault holds another key than the bridge signs with: restart the bridge to use it."
@@ -218,7 +219,7 @@ class KeyPages:
             )
         text = (
             f"The exchange sees this machine as {address}. The key in the vault then works from this address only: a stolen copy is useless"
-            " elsewhere. If the address changes, orders are rejected until you change the rule from the new address on the exchange's page."
+            " elsewhere. If the address changes, the exchange rejects every order until the rule is changed on its API-key page."
         )
         chosen = h.input(type="hidden", name="address", value=address)
         return self._page(
@@ -308,10 +309,12 @@ def _works_from(key: dict[str, Any]) -> str:
     return ", ".join(key["addresses"]) or "any address"
 
 
-def _use(key: dict[str, Any], used: str | None) -> str:
+def _use(key: dict[str, Any], mode: Mode, used: str | None) -> str:
     if key["orderlyKey"] == used:
         return "this bridge signs with it"
-    return "in the vault, from the next start on" if key["isHere"] else ""
+    if not key["isHere"]:
+        return ""
+    return "in the vault, for practice" if mode is Mode.PAPER else "in the vault, from the next start on"
 
 
 def _is_removable(key: dict[str, Any], mode: Mode, used: str | None) -> bool:

@@ -35,15 +35,15 @@ class WalletRegistration:
     def __init__(
         self,
         run: Callable[[Operation], Awaitable[Any]],
-        venue: Callable[[], Awaitable[tuple[Mode, str]]],
+        venue: Callable[[], Awaitable[tuple[Mode, str, str]]],
         next_steps: Callable[[Mode, str], Awaitable[list[str]]],
         *,
         clock: Callable[[], datetime],
         link: str | None,
         on_registered: Callable[[dict[str, Any]], object] = lambda done: None,
     ) -> None:
-        """`run` runs operations; `venue` returns mode and broker; `next_steps` says what to do with a key of that mode and account;
-        `link`: a page that shows the keys; `on_registered` gets the result of `keys-register`.
+        """`run` runs operations; `venue` returns mode, the bridge's account (empty: none) and broker; `next_steps` says what to do with a
+        key of that mode and account; `link`: a page that shows the keys; `on_registered` gets the result of `keys-register`.
         """
         self._run = run
         self._venue = venue
@@ -82,7 +82,7 @@ class WalletRegistration:
     async def _prepare(self, request: web.Request) -> web.Response:
         """`wallet` and `days`: what the wallet has to sign, under a token for this session."""
         session, form = _session(request), await request.post()
-        mode, broker_id = await self._venue()
+        mode, own_account, broker_id = await self._venue()
         days = str(form.get("days", "365"))
         if days not in _DAYS:
             raise ConfigError(f"days: found {days[:20]!r}, expected one of {', '.join(_DAYS)}")
@@ -101,7 +101,7 @@ class WalletRegistration:
                 "orderlyKey": attempt.orderly_key,
                 "chain": chain.to_add(),
                 "validForS": int((attempt.ends_at - now).total_seconds()),
-                "summary": _summary(attempt),
+                "summary": _summary(attempt) + _warning(mode, own_account, prepared["accountId"]),
                 "messages": [_shown_message(one, broker_id, chain.name) for one in attempt.messages],
             }
         )
@@ -115,7 +115,7 @@ class WalletRegistration:
             raise ConfigError(
                 f"signatures: found {len(signatures)}, expected {len(attempt.messages)}; nothing was sent"
             )
-        mode, _ = await self._venue()
+        mode, _, _ = await self._venue()
         signed = tuple(
             SignedMessage(message=message["message"], signature=signature)
             for message, signature in zip(attempt.messages, signatures, strict=True)
@@ -165,9 +165,16 @@ def _summary(attempt: WalletAttempt) -> str:
         case 0:
             return "The exchange has this key already: the answer to your last signature was lost."
         case 1:
-            return f"{attempt.wallet} signs one message:"
+            return f"{attempt.wallet} signs one message."
         case count:
-            return f"{attempt.wallet} signs {count} messages, one after the other:"
+            return f"{attempt.wallet} signs {count} messages, one after the other."
+
+
+def _warning(mode: Mode, own_account: str, account_id: str | None) -> str:
+    """That the wallet's account is not the bridge's; on paper it never is, and that is said elsewhere."""
+    if mode is Mode.PAPER or not own_account or own_account.lower() == (account_id or "").lower():
+        return ""
+    return f" (Not the account that this bridge trades, {own_account}.)"
 
 
 def _shown_message(typed: dict[str, Any], broker_id: str, chain: str) -> dict[str, Any]:

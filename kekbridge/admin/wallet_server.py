@@ -77,8 +77,8 @@ class WalletServer:
         if not self._done.done():
             self._done.set_result(done)
 
-    async def _venue(self) -> tuple[Mode, str]:
-        return self._mode, self._broker_id
+    async def _venue(self) -> tuple[Mode, str, str]:
+        return self._mode, "", self._broker_id
 
     async def _next_steps(self, mode: Mode, account_id: str) -> list[str]:
         return ["The command in your terminal has finished and says what to do next. This page can be closed."]
