@@ -180,7 +180,7 @@
     let isBusy = false;
 
     async function post(what, fields) {
-      const answer = await fetch(`/api/keys/${what}`, { method: "POST", body: new URLSearchParams([...new FormData(form), ...fields]) });
+      const answer = await fetch(`/keys/wallet/${what}`, { method: "POST", body: new URLSearchParams([...new FormData(form), ...fields]) });
       if (answer.status === 401) throw new Error("Your session has ended: sign in again.");
       const found = await answer.json();
       if (!answer.ok) throw new Error(found.error);

@@ -20,6 +20,7 @@ from kekbridge.admin.events import EventStreams
 from kekbridge.admin.frame import ASSET_PATHS, Frame, local_path, login_path
 from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import AdminService
+from kekbridge.admin.wallet_registration import WALLET_PATH
 from kekbridge.connections.hosts import is_foreign_origin, is_our_name
 from kekbridge.connections.server import AppServer
 from kekbridge.errors import ConfigError, KekbridgeError, NotFound, StoreUnavailable
@@ -116,7 +117,7 @@ class AdminServer:
             return await self._handle(request, handler)
         session = self._sessions.find(request.cookies.get(COOKIE), self._service.clock())
         if session is None:
-            if request.path.startswith("/api/") or request.path == "/metrics":
+            if request.path.startswith(("/api/", WALLET_PATH)) or request.path == "/metrics":
                 return self._error(request, 401, "send the token: Authorization: Bearer …")
             raise web.HTTPSeeOther(login_path(request))
         request[SESSION] = session
@@ -135,7 +136,7 @@ class AdminServer:
         return scheme.lower() == "bearer" and self._sessions.is_token(given.strip())
 
     def _error(self, request: web.Request, status: int, message: str) -> web.Response:
-        if request.path.startswith("/api/") or request.path == "/metrics":
+        if request.path.startswith(("/api/", WALLET_PATH)) or request.path == "/metrics":
             return web.json_response({"success": False, "error": message}, status=status)
         return self._frame.error(request, status, message)
 

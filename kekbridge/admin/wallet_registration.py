@@ -26,6 +26,8 @@ from kekbridge.wallet import typed_data
 from kekbridge.wallet.chains import CHAINS
 from kekbridge.wallet.typed_data import REGISTRATION
 
+#: Begins the paths that the script sends the session's form to; their answers are JSON.
+WALLET_PATH: Final = "/keys/wallet/"
 _DAYS: Final = ("365", "180", "90", "30", "7")
 
 
@@ -55,9 +57,9 @@ class WalletRegistration:
 
     def register(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
-        router.add_post("/api/keys/prepare", self._prepare)
-        router.add_post("/api/keys/register", self._register)
-        router.add_post("/api/keys/cancel", self._cancel)
+        router.add_post(f"{WALLET_PATH}prepare", self._prepare)
+        router.add_post(f"{WALLET_PATH}register", self._register)
+        router.add_post(f"{WALLET_PATH}cancel", self._cancel)
 
     def section(self, request: web.Request, mode: Mode, broker_id: str) -> Renderable:
         """Where the script offers the browser's wallets; without script it names the command."""

@@ -19,7 +19,7 @@ from aiohttp import web
 from kekbridge.admin.auth import SESSION, Session
 from kekbridge.admin.frame import ASSET_PATHS, Frame
 from kekbridge.admin.server import add_headers
-from kekbridge.admin.wallet_registration import WalletRegistration
+from kekbridge.admin.wallet_registration import WALLET_PATH, WalletRegistration
 from kekbridge.connections.hosts import is_foreign_origin, is_our_name
 from kekbridge.errors import KekbridgeError
 from kekbridge.model import Mode
@@ -98,7 +98,7 @@ class WalletServer:
             return self._refuse(request, 409, error.message)
 
     def _refuse(self, request: web.Request, status: int, message: str) -> web.Response:
-        if request.path.startswith("/api/"):
+        if request.path.startswith(WALLET_PATH):
             return web.json_response({"success": False, "error": message}, status=status)
         return self._frame.page(None, "Not opened", h.p(class_="problem", role="alert")[message], status=status)
 

@@ -55,7 +55,7 @@ class KeyVisitor:
         pairs = [
             (name, one) for name, value in fields.items() for one in ([value] if isinstance(value, str) else value)
         ]
-        status, text = await self.post(f"/api/keys/{what}", pairs)
+        status, text = await self.post(f"/keys/wallet/{what}", pairs)
         return status, json.loads(text)
 
     async def secrets(self) -> set[str]:
@@ -165,7 +165,7 @@ async def test_only_a_signed_in_browser_prepares(visitor: KeyVisitor) -> None:
     visitor.form_key = "guessed"
     assert (await visitor.api("prepare", wallet=PAPER_ADDRESS))[0] == 403
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {visitor.token}"}) as script:
-        answer = await script.post(f"{visitor.url}/api/keys/prepare", data={"wallet": PAPER_ADDRESS})
+        answer = await script.post(f"{visitor.url}/keys/wallet/prepare", data={"wallet": PAPER_ADDRESS})
         assert (answer.status, "kekbridge keys register" in await answer.text()) == (409, True)
     assert await visitor.secrets() == set()
 

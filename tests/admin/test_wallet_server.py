@@ -41,7 +41,7 @@ class OneOff:
             return answer.status, await answer.text()
 
     async def post(self, what: str, fields: list[tuple[str, str]], **headers: str) -> tuple[int, Any]:
-        async with self.session.post(f"{self.url}/api/keys/{what}", data=fields, headers=headers) as answer:
+        async with self.session.post(f"{self.url}/keys/wallet/{what}", data=fields, headers=headers) as answer:
             return answer.status, await answer.json()
 
 

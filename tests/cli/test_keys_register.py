@@ -116,7 +116,7 @@ def test_a_wallet_of_the_browser_registers_the_first_key(tmp_path: Path) -> None
 
             def post(what: str, *fields: tuple[str, str]) -> dict[str, Any]:
                 body = urlencode([("key", form_key), *fields]).encode()
-                found: dict[str, Any] = json.load(opener.open(f"{link.partition('?')[0]}api/keys/{what}", body))
+                found: dict[str, Any] = json.load(opener.open(f"{link.partition('?')[0]}keys/wallet/{what}", body))
                 return found
 
             ready = post("prepare", ("wallet", PAPER_ADDRESS))
