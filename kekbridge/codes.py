@@ -137,6 +137,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("store_unavailable", 503, "The alert could not be stored; it is safe to send again.", "Check disk space and permissions of the data directory."),
     # ------------------------------------------------------------------------------------------------- operator (exit codes)
     ("config_invalid", None, "A setting is invalid.", "kekbridge config check"),
+    ("name_taken", None, "A webhook of that name exists.", "Use another name, or kekbridge webhook edit NAME"),
     ("vault_unavailable", None, "No vault is available for secrets.", "kekbridge vault status"),
     ("already_running", None, "Another daemon is using this data directory.", "Stop it, or use another --data-dir."),
     ("bridge_unavailable", None, "A bridge runs, but does not answer commands.", "Run the command again; if the bridge hangs, end its process and start it again."),

@@ -225,7 +225,7 @@ def test_identifiers_exist(name: str) -> None:
     units = {unit.value for unit in QuantityType} | {action.value for action in Action} | {"cancel_all"}
     settings = {one.rpartition(".")[2] for one in dotted_names()}
     answers = {"retryAfter", "alertId"}
-    webhook = {"apiSecret"}
+    webhook = {"apiSecret", "webhookUrl"}
     known = {*CODES, *settings, *MESSAGES, *statuses, *units, *CANONICAL_FIELDS, *VAULT_BACKENDS, *answers, *webhook}
     known |= {mapping.path for profile in PROFILES.values() for mapping in profile.mappings} | {"max_lag"}
     known |= {*faults.KINDS, *faults.Fault.__slots__, *Options.__slots__}  # of the paper exchange

@@ -1,7 +1,8 @@
 """Admin HTTP server on loopback: JSON API, metrics and web pages.
 
 Every request is checked first, in this order: the Host header names this machine, a browser's Origin is this listener, and a bearer
-token or a session cookie authenticates it. GET changes nothing; a form must return its session's form key.
+token or a session cookie authenticates it. GET changes nothing; a form must return its session's form key, and a request of a page's
+script must name that page as its Origin.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
+from kekbridge.admin.api import Api
 from kekbridge.admin.auth import COOKIE, SESSION, SINCE, Session, Sessions
 from kekbridge.admin.events import EventStreams
 from kekbridge.admin.frame import ASSET_PATHS, Frame, local_path, login_path
+from kekbridge.admin.json_requests import answer_errors, error_response, is_api
 from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.wallet_registration import WALLET_PATH
 from kekbridge.connections.hosts import is_foreign_origin, is_our_name
 from kekbridge.connections.server import AppServer
-from kekbridge.errors import ConfigError, KekbridgeError, NotFound, StoreUnavailable
+from kekbridge.errors import KekbridgeError, NotFound, StoreUnavailable
 from kekbridge.execution.latency import LatencyHistograms
-from kekbridge.formatting import to_jsonable
-from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Halt, LiftLockout, ListLockouts, Resume
 from kekbridge.ops.web_token import SIGN_IN_PATH, SignInCodes, WebToken
 from kekbridge.store import journal
 
@@ -47,6 +48,7 @@ _MOST_CONNECTIONS: Final = 64
 _IDLE_S: Final = 75.0
 _BODY_S: Final = 5.0
 _STOP_S: Final = 1.0
+_CODES: Final = {401: "unauthorized", 403: "forbidden", 421: "wrong_host"}
 
 
 class AdminServer:
@@ -61,16 +63,13 @@ class AdminServer:
         self._durations = durations
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         app.on_response_prepare.append(add_headers)
-        app.router.add_get("/api/state", self._state)
         app.router.add_get("/api/events", self._events)
-        app.router.add_post("/api/trading", self._trading)
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
         app.router.add_get(SIGN_IN_PATH, self._sign_in)
         app.router.add_post("/logout", self._logout)
-        app.router.add_get("/api/lockouts", self._lockouts)
-        app.router.add_post("/api/lockouts/lift", self._lift_lockout)
+        Api(service).register(app.router)
         self._frame = Frame()
         self._frame.register(app.router)
         Pages(service, self._frame.page).register(app.router)
@@ -97,6 +96,8 @@ class AdminServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if is_api(request):
+            return await answer_errors(request, self._authorize, handler)
         try:
             return await self._authorize(request, handler)
         except web.HTTPNotFound:
@@ -117,11 +118,16 @@ class AdminServer:
             return await self._handle(request, handler)
         session = self._sessions.find(request.cookies.get(COOKIE), self._service.clock())
         if session is None:
-            if request.path.startswith(("/api/", WALLET_PATH)) or request.path == "/metrics":
-                return self._error(request, 401, "send the token: Authorization: Bearer …")
+            if is_api(request) or request.path.startswith(WALLET_PATH):
+                text = "send the token: Authorization: Bearer …; `kekbridge web token` prints it"
+                return self._error(request, 401, text)
             raise web.HTTPSeeOther(login_path(request))
         request[SESSION] = session
-        if request.method != "GET" and not await _has_form_key(request, session):
+        if is_api(request):
+            # A browser names the page that its script belongs to; a foreign one was refused above.
+            if request.method != "GET" and "Origin" not in request.headers:
+                return self._error(request, 403, "send the bearer token instead of a session cookie")
+        elif request.method != "GET" and not await _has_form_key(request, session):
             return self._error(request, 403, "this form has expired; reload the page")
         return await self._handle(request, handler)
 
@@ -136,14 +142,13 @@ class AdminServer:
         return scheme.lower() == "bearer" and self._sessions.is_token(given.strip())
 
     def _error(self, request: web.Request, status: int, message: str) -> web.Response:
-        if request.path.startswith(("/api/", WALLET_PATH)) or request.path == "/metrics":
+        if is_api(request):
+            return error_response(status, _CODES[status], message)
+        if request.path.startswith(WALLET_PATH):
             return web.json_response({"success": False, "error": message}, status=status)
         return self._frame.error(request, status, message)
 
     # ---------------------------------------------------------------------------------------------------------- API
-
-    async def _state(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._service.state())
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """See events.py; the stream ends with the session, or with the token that opened it."""
@@ -155,34 +160,6 @@ class AdminServer:
             return self._has_token(request)
 
         return await self._streams.serve(request, is_allowed)
-
-    async def _trading(self, request: web.Request) -> web.Response:
-        """`{"state": "halted" | "exits_only" | "running", "reason": "…"}`, bearer token only: a browser uses the forms."""
-        if SESSION in request:
-            return self._error(request, 403, "send the bearer token instead of a session cookie")
-        try:
-            body: Any = await request.json()
-            kind = {"halted": Halt, "exits_only": ExitsOnly, "running": Resume}[body["state"]]
-            reason = str(body.get("reason") or BY_HAND)[:200]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return self._error(request, 400, 'expected {"state": "halted", "exits_only" or "running", "reason": "…"}')
-        await self._service.operations.run(kind(reason=reason, by="dashboard"))
-        return web.json_response(to_jsonable((await self._service.state())["trading"]))
-
-    async def _lockouts(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._service.operations.run(ListLockouts()))
-
-    async def _lift_lockout(self, request: web.Request) -> web.Response:
-        """`{"address": "203.0.113.7"}`, bearer token only. `lifted` is false when that address was not locked out."""
-        if SESSION in request:
-            return self._error(request, 403, "send the bearer token instead of a session cookie")
-        try:
-            operation = LiftLockout(address=(await request.json())["address"])
-        except ConfigError as error:
-            return self._error(request, 400, error.message)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return self._error(request, 400, 'expected {"address": "203.0.113.7"}')
-        return web.json_response(await self._service.operations.run(operation))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         from kekbridge.admin import metrics  # late: most bridges are never scraped

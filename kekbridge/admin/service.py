@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
+
 from kekbridge.config import Settings
 from kekbridge.exchange.base import Exchange
 from kekbridge.execution.latency import LatencyTracker
@@ -21,7 +23,9 @@ from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order
 from kekbridge.model.notifications import describe_event
 from kekbridge.model.statistics import Report, build_report
+from kekbridge.ops import queries
 from kekbridge.ops.operations import Operations
+from kekbridge.ops.trading_operations import position_data
 from kekbridge.reports import limits
 from kekbridge.store import alerts, conditions, incomplete_orders, job_runs, protection, read_positions, statistics
 from kekbridge.store import orders as order_rows
@@ -98,6 +102,19 @@ class AdminService:
             if one.quantity and snapshot is not None
         )
         return held, self.readiness().is_ready, health.is_reachable, health.is_maintenance, health.stream_is_live
+
+    async def positions(self) -> list[dict[str, Any]]:
+        """The open positions as the bridge sees them now; before it has reached the exchange, as it last saw them."""
+        snapshot = self.exchange.snapshot
+        if snapshot is None:
+            return await self.database.read(queries.list_positions)
+        seen_at = to_jsonable(snapshot.taken_at)
+        return [
+            position_data(msgspec.structs.replace(one, mark_price=snapshot.mark_price(one.symbol) or one.mark_price))
+            | {"seenAt": seen_at}
+            for one in (*snapshot.positions.values(), *snapshot.other_positions)
+            if one.quantity
+        ]
 
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
         """The statistics of a period. Raises NotFound for an unknown webhook."""

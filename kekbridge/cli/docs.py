@@ -1,6 +1,7 @@
 """`kekbridge docs`: list or show the documents that are part of the package.
 
-Every Markdown file below `kekbridge/docs` is a topic, named after its path without the suffix.
+Every Markdown file below `kekbridge/docs` is a topic, named after its path without the suffix; and so is `api.yaml`, the description of the
+API.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
+_YAML = ".yaml"
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -36,9 +39,9 @@ class Document:
     title: str
     #: First sentence below that heading.
     summary: str
-    #: The Markdown file.
+    #: The file.
     path: str
-    #: Its Markdown, without the comments that name blocks for the tests.
+    #: Its text, without the comments that name blocks for the tests.
     text: str
 
 
@@ -59,9 +62,9 @@ def docs(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Read the documentation: alerts, limits, going live, operations.
+    """Read the documentation: alerts, limits, going live, operations, the API.
 
-    On a terminal a document is shown in a pager; in a pipe it is plain Markdown.
+    On a terminal a document is shown in a pager; in a pipe it is plain Markdown, the API (`kekbridge docs api`) OpenAPI as YAML.
     """
     available = documents()
     if topic is not None:
@@ -78,21 +81,23 @@ def docs(
 
 def documents() -> tuple[Document, ...]:
     """Return every document of the package by name, those in folders last."""
-    documents = (_read(name, file) for name, file in _markdown_files(files("kekbridge") / "docs"))
+    documents = (_read(name, file) for name, file in _document_files(files("kekbridge") / "docs"))
     return tuple(sorted(documents, key=lambda one: (one.name.count("/"), one.name)))
 
 
-def _markdown_files(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+def _document_files(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
     for entry in directory.iterdir():
         if entry.is_dir():
-            yield from _markdown_files(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".md"):
-            yield prefix + entry.name.removesuffix(".md"), entry
+            yield from _document_files(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith((".md", _YAML)):
+            yield prefix + entry.name.rpartition(".")[0], entry
 
 
 def _read(name: str, file: Traversable) -> Document:
     text = re.sub(r"^ *<!-- test: \w+ -->\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    heading, _, body = text.partition("\n")
+    # A YAML file begins with its heading and first paragraph as comments.
+    prose = re.sub(r"^# ?", "", text, flags=re.MULTILINE) if file.name.endswith(_YAML) else text
+    heading, _, body = prose.partition("\n")
     paragraph = " ".join(body.strip().split("\n\n")[0].split())
     sentence = re.match(r".*?[.!?](?=\s|$)", paragraph)
     return Document(name, heading.lstrip("# "), sentence[0] if sentence else paragraph, str(file), text)
@@ -101,7 +106,7 @@ def _read(name: str, file: Traversable) -> Document:
 def _find(available: tuple[Document, ...], topic: str) -> Document:
     """Return the document of that name. Raises NotFound with the closest topic."""
     by_name = {one.name: one for one in available}
-    document = by_name.get(topic.strip().lower().removesuffix(".md"))
+    document = by_name.get(topic.strip().lower().removesuffix(".md").removesuffix(_YAML))
     if document is not None:
         return document
     # `architecture` alone suggests `internals/architecture`, as a misspelt topic suggests the right one.
@@ -117,14 +122,17 @@ def _show(document: Document, *, as_json: bool) -> None:
     elif not sys.stdout.isatty():
         sys.stdout.write(document.text)
     else:
-        _page(document.text)
+        _page(document)
 
 
-def _page(text: str) -> None:
-    """Show rendered Markdown in the terminal's pager."""
+def _page(document: Document) -> None:
+    """Show a document in the terminal's pager, Markdown rendered."""
     from rich.markdown import Markdown
 
     os.environ.setdefault("LESS", "FRX")  # as git does: keep colours, and exit at once if the text fits the screen
     screen = render.console()
     with screen.pager(styles=True):
-        screen.print(Markdown(text, hyperlinks=False))
+        if document.path.endswith(_YAML):
+            screen.print(document.text, highlight=False, markup=False)
+        else:
+            screen.print(Markdown(document.text, hyperlinks=False))

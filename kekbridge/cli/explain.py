@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kekbridge.codes import Code
     from kekbridge.model import Verdict
-    from kekbridge.reports.alert_report import AlertReport, Section
+    from kekbridge.reports.alert_report import Section
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -48,6 +48,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show everything that happened to one alert, or explain codes."""
+    from kekbridge.cli import render
     from kekbridge.codes import CODES
     from kekbridge.errors import ConfigError, NotFound
     from kekbridge.reports import alert_report
@@ -67,33 +68,12 @@ def explain(
         code = formatting.did_you_mean(alert, CODES, otherwise="")
         raise NotFound(error.code, f"there is no alert {alert[:40]}; {code}" if code else error.message) from None
     if as_json:
-        _print_json(report)
+        from kekbridge.ops.queries import story_data
+
+        render.as_json(story_data(report))
         return
     for section in report.sections(now(), UTC if utc else None):
         _print_section(section, has_heading=section.kind != "alert")
-
-
-def _print_json(report: AlertReport) -> None:
-    """Print one object: the alert, and its orders with requests, verdicts of the recheck and fills inside."""
-    from kekbridge.cli import render
-    from kekbridge.cli.orders import order_data
-
-    legs = [
-        order_data(one.order)
-        | {
-            "request": one.details.request,
-            "signedAt": one.details.signed_at,
-            "verdictsBeforeSending": formatting.to_jsonable(one.details.verdicts),
-            "answers": formatting.to_jsonable(one.answers),
-            "fills": formatting.to_jsonable(one.fills),
-            "exits": formatting.to_jsonable(one.exits),
-            "exitFills": formatting.to_jsonable(one.exit_fills),
-            "slippage": formatting.to_jsonable(one.slippage),
-        }
-        for one in report.orders
-    ]
-    stages = {name: round(value, 3) for name, value in report.stages.items()}
-    render.as_json(formatting.to_jsonable(report.alert) | {"stages": stages, "orders": legs, "events": report.events})
 
 
 def _print_section(section: Section, *, has_heading: bool = True) -> None:

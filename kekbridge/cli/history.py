@@ -65,7 +65,7 @@ def show(
 
     Orders, limits, connections, jobs and webhook changes. With --json one line per event.
     """
-    from kekbridge.model.notifications import MESSAGES
+    from kekbridge.ops import queries
     from kekbridge.store import journal
 
     zone = UTC if utc else None
@@ -73,10 +73,7 @@ def show(
     end = None if until is None else parsing.instant("--until", until, now())
     with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
-            kinds = filters.known_kinds(connection, kind or ())
-            if trouble:
-                severe = tuple(name for name, one in MESSAGES.items() if one.severity != "info")
-                kinds = tuple(name for name in severe if not kinds or name in kinds) or ("none",)
+            kinds = queries.wanted_kinds(connection, kind or (), trouble=trouble)
             recent = journal.latest(connection, kinds=kinds, since=start, until=end, limit=limit)
             last = journal.head(connection)[0]
             _print(connection, recent, as_json=as_json, zone=zone)
@@ -97,16 +94,15 @@ def show(
 def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: bool, zone: tzinfo | None) -> None:
     """Print one line per event: time, severity, text."""
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe_event
-    from kekbridge.reports.event_facts import event_facts, order_facts
+    from kekbridge.ops.queries import event_data
 
     for event in listed:
-        figures = {**order_facts(connection, event), **event.data}
-        severity, text = describe_event(event.kind, event_facts(connection, event, zone), figures)
+        data = event_data(connection, event, zone)
         if as_json:
-            render.as_json(formatting.to_jsonable(event) | {"severity": severity, "words": text})
+            render.as_json(data)
         else:
-            render.line(f"{formatting.clock(event.at, now(), zone):<11}  {severity or '':<7}  {text}")
+            at = formatting.clock(event.at, now(), zone)
+            render.line(f"{at:<11}  {data['severity'] or '':<7}  {data['words']}")
     sys.stdout.flush()
 
 

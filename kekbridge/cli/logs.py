@@ -18,6 +18,7 @@ from kekbridge import formatting, parsing
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
+from kekbridge.ops import known_names
 
 if TYPE_CHECKING:
     import sqlite3
@@ -109,8 +110,8 @@ def logs(
     zone = UTC if utc else None
     wanted = Filters(
         webhook=webhook,
-        status=filters.known_alert_status(status),
-        code=filters.known_code(code),
+        status=known_names.alert_status(status),
+        code=known_names.code(code),
         symbol=None,
         since=None if since is None else parsing.instant("--since", since, now()),
         until=None if until is None else parsing.instant("--until", until, now()),
@@ -119,8 +120,8 @@ def logs(
     )
     with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
-            filters.known_webhook(connection, webhook)
-            wanted = replace(wanted, symbol=filters.known_symbol(connection, symbol))
+            known_names.webhook(connection, webhook)
+            wanted = replace(wanted, symbol=known_names.symbol(connection, symbol))
             entries, looked_back_to = _entries(connection, wanted)
         if looked_back_to is not None:
             older = f"use --until {looked_back_to:%Y-%m-%dT%H:%M:%S} for older ones"

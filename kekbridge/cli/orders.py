@@ -11,6 +11,7 @@ from kekbridge import formatting, parsing
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
+from kekbridge.ops import known_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ def list_orders(
     Shows the order, the filled quantity and price, and the reason if it was not filled.
     """
     from kekbridge.cli import render
+    from kekbridge.ops.queries import order_with_exits
     from kekbridge.store import orders as order_rows
     from kekbridge.store import protection
     from kekbridge.webhooks.registry import price_ticks
@@ -64,20 +66,18 @@ def list_orders(
     with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
         listed = order_rows.list_orders(
             connection,
-            webhook=filters.known_webhook(connection, webhook),
-            status=filters.known_order_status(status),
-            symbol=filters.known_symbol(connection, symbol),
+            webhook=known_names.webhook(connection, webhook),
+            status=known_names.order_status(status),
+            symbol=known_names.symbol(connection, symbol),
             since=None if since is None else parsing.instant("--since", since, now()),
             open_only=only_open,
             limit=limit,
         )
         ticks = price_ticks(connection)
+        if as_json:
+            render.as_json([order_with_exits(connection, order) for order in listed])
+            return
         legs = {order.client_order_id: protection.exits_of(connection, order.client_order_id) for order in listed}
-    if as_json:
-        render.as_json(
-            [order_data(order) | {"exits": formatting.to_jsonable(legs[order.client_order_id])} for order in listed]
-        )
-        return
     if not listed:
         is_filtered = any((symbol, webhook, status, since))
         none = "No orders match." if is_filtered else "No orders yet. `kekbridge logs` shows the alerts received."
@@ -105,18 +105,18 @@ def list_positions(
     SEEN is how long ago the bridge last asked the exchange for them, whether or not they had changed.
     """
     from kekbridge.cli import render
-    from kekbridge.ops.trading_operations import position_data
+    from kekbridge.ops import queries
     from kekbridge.store import positions as stored
     from kekbridge.store.lock import DaemonLock
     from kekbridge.webhooks.registry import price_ticks
 
     context = resolve_context(ctx, data_dir, config)
     with open_database(context) as database, database.snapshot() as connection:
+        if as_json:
+            render.as_json(queries.list_positions(connection))
+            return
         held = [position for position in stored.list_all(connection) if position.quantity != 0]
         seen_at, ticks = stored.seen_at(connection), price_ticks(connection)
-    if as_json:
-        render.as_json([position_data(each) | {"seenAt": formatting.to_jsonable(seen_at)} for each in held])
-        return
     if not held:
         render.note("No open positions.")
     else:
@@ -133,14 +133,6 @@ def list_positions(
         render.table(columns, [_position_row(position, seen_at, ticks.get(position.symbol)) for position in held])
     if DaemonLock.holder(context.data_dir) is None:
         render.note("The bridge is not running; these are the positions that it last saw.")
-
-
-def order_data(order: Order) -> dict[str, Any]:
-    """Return an order for JSON: its own fields and those of its intent, flat."""
-
-    data: dict[str, Any] = formatting.to_jsonable(order)
-    intent = data.pop("intent")
-    return data | {key: value for key, value in intent.items() if key not in data}
 
 
 def _order_line(order: Order, legs: Sequence[ExitStatus], ticks: Mapping[str, Decimal], zone: tzinfo | None) -> Line:

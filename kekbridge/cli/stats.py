@@ -45,17 +45,18 @@ def stats(
     are exact sums of the exchange's own records. Latency and slippage cover the newest 2000 alerts and orders of the period.
     """
     from kekbridge.cli import render
+    from kekbridge.ops import queries
     from kekbridge.reports import limits as limit_report
     from kekbridge.reports import statistics
 
     context = resolve_context(ctx, data_dir, config)
     start = None if since == _ALL else parsing.instant("--since", since, now())
     with open_database(context) as database, database.snapshot() as connection:
+        if as_json:
+            render.as_json(queries.statistics_of(connection, context.settings, since=start, webhook=webhook, now=now()))
+            return
         found = statistics.read(connection, since=start, now=now(), webhook=webhook)
         limits = limit_report.read(connection, context.settings, webhook, at=now())["scopes"]
-    if as_json:
-        render.as_json(formatting.to_jsonable(found.report) | found.as_json() | {"limits": limits})
-        return
     _print_report(found.report, is_for_webhook=webhook is not None)
     used = [line for scope in limits for line in _limit_usage(scope)]
     if used:

@@ -33,6 +33,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     trading.RunJob,
     trading.RecordBackup,
     webhook.CreateWebhook,
+    webhook.ListWebhooks,
     webhook.ShowWebhook,
     webhook.ShowCredentials,
     webhook.MakeTemplate,

@@ -77,6 +77,22 @@ def _markets(connection: sqlite3.Connection, context: OperatorContext) -> tuple[
     return registry.listed_markets(connection) if snapshot is None else tuple(snapshot.instruments)
 
 
+class ListWebhooks(Operation, frozen=True, kw_only=True):
+    """Every webhook with its settings and trading state, without credentials, oldest first."""
+
+    operation: ClassVar[str] = "webhook-list"
+
+    async def run(self, context: OperatorContext) -> list[dict[str, Any]]:
+        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+            controls, url, now = settings.stored_controls(connection), _url(connection, context), context.clock()
+            return [
+                webhook_data(one, url) | {"trading": trading_data(settings.strictest(controls, one.id, now=now))}
+                for one in webhooks.list_all(connection)
+            ]
+
+        return await context.database.read(read)
+
+
 class ShowWebhook(Operation, frozen=True, kw_only=True):
     """A webhook with its settings and keys, without credentials."""
 
@@ -191,7 +207,7 @@ def _state_problems(connection: sqlite3.Connection, webhook: Webhook, *, now: da
 
 
 class EditWebhook(Operation, frozen=True, kw_only=True):
-    """Change settings of a webhook, or rename it; what is not named stays as it is. Returns the webhook."""
+    """Change settings of a webhook, rename, enable or disable it; what is not named stays as it is. Returns the webhook."""
 
     operation: ClassVar[str] = "webhook-edit"
     writes: ClassVar[bool] = True
@@ -202,6 +218,8 @@ class EditWebhook(Operation, frozen=True, kw_only=True):
     options: Options = field(default_factory=dict)
     #: New name; None: unchanged.
     new_name: str | None = None
+    #: Accept its alerts, or refuse them; None: unchanged.
+    enabled: bool | None = None
 
     def __post_init__(self) -> None:
         apply(self.options, WebhookSettings())
@@ -215,9 +233,13 @@ class EditWebhook(Operation, frozen=True, kw_only=True):
                 registry.check_listed(_symbols(self.options), _markets(connection, context))
                 settings = apply(self.options, webhook.settings)
                 registry.check_settings(settings)
-                webhook = webhooks.change_settings(connection, webhook.id, settings, now=now)
+                if settings != webhook.settings:
+                    webhook = webhooks.change_settings(connection, webhook.id, settings, now=now)
             if self.new_name is not None:
                 webhook = webhooks.rename(connection, webhook.id, self.new_name, now=now)
+            if self.enabled is not None and self.enabled is not webhook.enabled:
+                switch = webhooks.enable if self.enabled else webhooks.disable
+                webhook = switch(connection, webhook.id, now=now)
             return webhook_data(webhook, _url(connection, context))
 
         return await context.database.write(write)

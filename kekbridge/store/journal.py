@@ -210,15 +210,21 @@ def latest(
     kinds: Iterable[str] = (),
     since: datetime | None = None,
     until: datetime | None = None,
+    before: int | None = None,
     of_alerts: bool = True,
     limit: int = 50,
 ) -> tuple[Event, ...]:
     """The newest `limit` events that match every filter given, oldest first. No `kinds`: all kinds. `until` is exclusive.
 
-    `of_alerts` False excludes events of alerts; an index finds the others in a history of any length.
+    `before`: only rows with a smaller sequence number. `of_alerts` False excludes events of alerts; an index finds the others in a history
+    of any length.
     """
     wanted = tuple(kinds)
-    conditions = [("at >= ?", codec.optional_time_text(since)), ("at < ?", codec.optional_time_text(until))]
+    conditions: list[tuple[str, str | int | None]] = [
+        ("at >= ?", codec.optional_time_text(since)),
+        ("at < ?", codec.optional_time_text(until)),
+        ("sequence < ?", before),
+    ]
     given = [(condition, value) for condition, value in conditions if value is not None]
     where = [] if of_alerts else ["alert_id IS NULL"]
     where += [condition for condition, _ in given] + ([f"kind IN ({', '.join('?' * len(wanted))})"] if wanted else [])

@@ -223,7 +223,9 @@ def _set_enabled(connection: sqlite3.Connection, webhook_id: str, *, enabled: bo
 def _require_free_name(connection: sqlite3.Connection, name: str) -> None:
     if connection.execute("SELECT 1 FROM webhooks WHERE name = ?", (name,)).fetchone() is not None:
         raise ConfigError(
-            f"a webhook named {name} already exists; use another name, or `kekbridge webhook edit {name}`", field="name"
+            f"a webhook named {name} already exists; use another name, or `kekbridge webhook edit {name}`",
+            code="name_taken",
+            field="name",
         )
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from kekbridge.cli import filters
-from kekbridge.codes import CODES
 from kekbridge.store import journal
 from kekbridge.store.database import Database
 from kekbridge.webhooks import registry
@@ -128,9 +126,3 @@ def test_completion_without_data_offers_nothing_and_creates_nothing(tmp_path: Pa
     """A shell asks on every Tab: no error, no directory."""
     assert complete(tmp_path / "none", "webhook", "show", "") == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_words_of_filters_are_those_that_are_stored() -> None:
-    """Every published code and status passes its own filter."""
-    assert all(filters.known_code(code) == code for code in CODES)
-    assert all(filters.known_alert_status(status) == status for status in filters.alert_statuses())

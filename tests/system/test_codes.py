@@ -47,6 +47,7 @@ ELSEWHERE = {
     "no_mark_price": ("risk/test_rules.py", "no_mark_price"),
     "not_ready": ("risk/test_rules.py", "not_ready"),
     "config_invalid": ("test_config.py", "ConfigError"),
+    "name_taken": ("admin/test_webhook_api.py", "name_taken"),
     "vault_unavailable": ("vault/test_vault.py", "VaultError"),
     "already_running": ("store/test_database.py", "AlreadyRunning"),
     "bridge_unavailable": ("cli/test_control.py", "BridgeUnavailable"),
