@@ -28,7 +28,14 @@ MENU: Final = (
     ("/webhooks", "Webhooks"),
 )
 #: Pages that are opened rarely: under "More" on every screen.
-MORE: Final[tuple[tuple[str, str], ...]] = (("/keys", "Keys and wallet"),)
+MORE: Final[tuple[tuple[str, str], ...]] = (
+    ("/keys", "Keys and wallet"),
+    ("/notifications", "Notifications"),
+    ("/history", "History"),
+    ("/jobs", "Jobs"),
+    ("/doctor", "Doctor"),
+    ("/backup", "Backup"),
+)
 _ON_PHONE: Final = 4
 _REFRESH_S: Final = 15
 _THEMES: Final = (("", "System"), ("light", "Light"), ("dark", "Dark"))

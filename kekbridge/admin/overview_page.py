@@ -14,6 +14,7 @@ from htpy import Node, Renderable
 
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import alert_row, alert_table
+from kekbridge.admin.checklist import ChecklistForms
 from kekbridge.admin.elements import curve, gain, gauge, moment_element, status, with_code
 from kekbridge.admin.service import AdminService, alert_data, conditions_in_force
 from kekbridge.admin.trading_pages import orders_table, positions_table
@@ -42,10 +43,12 @@ class OverviewPage:
         self._service = service
         self._page = page
         self._forms = forms
+        self._checklist = ChecklistForms(service, page)
 
     def register(self, router: web.UrlDispatcher) -> None:
-        """Add the route."""
+        """Add the routes."""
         router.add_get("/", self._overview)
+        self._checklist.register(router)
 
     async def _overview(self, request: web.Request) -> web.Response:
         service, now = self._service, self._service.clock()
@@ -56,6 +59,7 @@ class OverviewPage:
             request,
             "Overview",
             _live("problems", [_problem(one) for one in stored.conditions]),
+            _live("checklist", await self._checklist.card(request)),
             _live("state", _trading_state(live, stored.scopes)),
             _live("controls", self._forms.controls(request, stored.state)),
             _live("tiles", h.div(class_="tiles")[_tiles(live["account"], stored)]),

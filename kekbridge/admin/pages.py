@@ -17,9 +17,12 @@ from htpy import Node
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import AlertPages
 from kekbridge.admin.elements import bars, button, curve, gauge, pairs, status, table
+from kekbridge.admin.history_pages import HistoryPages
 from kekbridge.admin.key_pages import KeyPages
+from kekbridge.admin.notification_pages import NotificationPages
 from kekbridge.admin.overview_page import OverviewPage
 from kekbridge.admin.service import AdminService
+from kekbridge.admin.system_pages import SystemPages
 from kekbridge.admin.trading_pages import TradingPages
 from kekbridge.admin.webhook_pages import WebhookPages
 from kekbridge.formatting import money, used_share
@@ -42,6 +45,9 @@ class Pages:
             AlertPages(service, page),
             WebhookPages(service, page),
             KeyPages(service, page),
+            NotificationPages(service, page),
+            HistoryPages(service, page),
+            SystemPages(service, page),
         )
 
     def register(self, router: web.UrlDispatcher) -> None:

@@ -5,12 +5,14 @@ Changes are the operations that commands run, too (ops/operations.py); nothing i
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,7 +27,7 @@ from kekbridge.model.notifications import describe_event
 from kekbridge.model.statistics import Report, build_report
 from kekbridge.ops import queries
 from kekbridge.ops.operations import Operations
-from kekbridge.ops.trading_operations import position_data
+from kekbridge.ops.trading_operations import RecordBackup, position_data
 from kekbridge.reports import limits
 from kekbridge.store import alerts, conditions, incomplete_orders, job_runs, protection, read_positions, statistics
 from kekbridge.store import orders as order_rows
@@ -36,6 +38,9 @@ from kekbridge.store.database import Database
 from kekbridge.store.protection import Protection
 from kekbridge.vault import Sealer
 
+if TYPE_CHECKING:
+    from kekbridge.ops.backup import Backup
+
 _SHOWN: Final = 20
 
 
@@ -43,6 +48,8 @@ _SHOWN: Final = 20
 class AdminService:
     """The service behind the pages, the admin API and the terminal dashboard."""
 
+    #: The daemon's data directory.
+    data_dir: Path
     #: The daemon's store.
     database: Database
     #: The exchange that the daemon trades on.
@@ -115,6 +122,21 @@ class AdminService:
             for one in (*snapshot.positions.values(), *snapshot.other_positions)
             if one.quantity
         ]
+
+    async def open_backup(self) -> tuple[Backup, IO[bytes]]:
+        """Make a backup, and record it; an open file without a name. Raises ConfigError if it cannot be written."""
+        from kekbridge.ops import backup  # late: most bridges' pages make none
+
+        directory = backup.directory_of(self.settings.backup, self.data_dir)
+        made, file = await asyncio.to_thread(
+            backup.make_unnamed, self.data_dir, directory, now=self.clock(), key=self.sealer.backup_key
+        )
+        try:
+            await self.operations.run(RecordBackup(made_at=made.made_at))
+        except BaseException:
+            file.close()
+            raise
+        return made, file
 
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
         """The statistics of a period. Raises NotFound for an unknown webhook."""

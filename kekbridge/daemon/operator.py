@@ -107,6 +107,7 @@ class OperatorServices:
 
         resources = self._resources
         return AdminService(
+            data_dir=resources.data_dir,
             database=resources.database,
             exchange=resources.exchange,
             operations=self._operations,

@@ -105,7 +105,29 @@ def record(connection: sqlite3.Connection, made_at: datetime) -> None:
     settings.set_value(connection, LAST_BACKUP, codec.time_text(made_at), now=made_at)
 
 
-def _write(data_dir: Path, file: Path, now: datetime, key: BackupKey) -> Backup:
+def make_unnamed(data_dir: Path, directory: Path, *, now: datetime, key: BackupKey) -> tuple[Backup, IO[bytes]]:
+    """A consistent backup as an open file without a name: nothing of it is left once it is closed, or the process ends. Blocks.
+
+    `directory`: on a disk with room for a copy of the database; it is created. Its `file` has the name that a saved one should get.
+    Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
+    """
+    Database.open(data_dir, create=False).close_now()
+    file = directory / f"{_PREFIX}{now:%Y%m%dT%H%M%S}Z.zip"
+    opened: list[IO[bytes]] = []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = _write(data_dir, file, now, key, lambda packed: opened.append(packed.open("rb")))
+    except OSError as error:
+        raise ConfigError(
+            f"no backup can be written to {directory}: {error.strerror}; free space, or set backup.dir"
+        ) from None
+    return made, opened[0]
+
+
+def _write(
+    data_dir: Path, file: Path, now: datetime, key: BackupKey, keep: Callable[[Path], object] | None = None
+) -> Backup:
+    """Write a backup under a temporary name, then replace `file` by it, or give it to `keep` and remove it."""
     if not file.parent.is_dir():  # a typing error, or a disk that is not mounted
         raise ConfigError(f"the directory {file.parent} does not exist; create it, or name another file")
     copy = file.with_name(f".{file.name}.{secrets.token_hex(6)}.db")
@@ -130,13 +152,17 @@ def _write(data_dir: Path, file: Path, now: datetime, key: BackupKey) -> Backup:
                 archive.write(path, name)
             backup_file.reserve_mac(archive)
         backup_file.write_mac(packed, key)
-        _flush(packed)
-        os.replace(packed, file)
-        _flush(file.parent)
+        size = packed.stat().st_size
+        if keep is not None:
+            keep(packed)
+        else:
+            _flush(packed)
+            os.replace(packed, file)
+            _flush(file.parent)
     finally:
         for left in (copy, packed, *(copy.with_name(copy.name + end) for end in ("-wal", "-shm", "-journal"))):
             left.unlink(missing_ok=True)
-    return _described(file, manifest, is_authenticated=True)
+    return _described(file, manifest, size, is_authenticated=True)
 
 
 def _copy_database(source: Path, target: Path) -> dict[str, Any]:
@@ -167,7 +193,7 @@ def inspect(file: Path, key: BackupKey | None) -> Backup:
             with _open_member(archive, name, file) as member:
                 if _digest_of(member) != expected:
                     raise backup_file.damaged(file, f"{name} does not match its checksum")
-        return _described(file, manifest, is_authenticated=key is not None)
+        return _described(file, manifest, file.stat().st_size, is_authenticated=key is not None)
 
 
 def _authenticate(file: Path, manifest: Mapping[str, Any], key: BackupKey) -> None:
@@ -351,7 +377,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _described(file: Path, manifest: Mapping[str, Any], *, is_authenticated: bool) -> Backup:
+def _described(file: Path, manifest: Mapping[str, Any], size: int, *, is_authenticated: bool) -> Backup:
     try:
         return Backup(
             file=file,
@@ -362,7 +388,7 @@ def _described(file: Path, manifest: Mapping[str, Any], *, is_authenticated: boo
             history=int(manifest["history"]),
             history_hash=str(manifest["historyHash"]),
             files={str(name): str(digest) for name, digest in manifest["files"].items()},
-            bytes=file.stat().st_size,
+            bytes=size,
             is_authenticated=is_authenticated,
         )
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -395,6 +421,13 @@ def _flush(path: Path) -> None:
 def directory_of(settings: BackupSettings, data_dir: Path) -> Path:
     """Directory of the nightly backups."""
     return Path(settings.dir).expanduser() if settings.dir else data_dir / "backups"
+
+
+def nightly_files(directory: Path) -> list[Path]:
+    """The nightly backups in a directory, oldest first; none if it does not exist."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NIGHTLY_FILE.fullmatch(path.name))
 
 
 class NightlyBackup:
@@ -436,8 +469,7 @@ class NightlyBackup:
             ) from None
 
     def _delete_old(self, now: datetime) -> None:
-        found = sorted(path for path in self._directory.iterdir() if _NIGHTLY_FILE.fullmatch(path.name))
-        for old in found[: -self._keep]:
+        for old in nightly_files(self._directory)[: -self._keep]:
             old.unlink()
         for path in self._directory.iterdir():  # left by a daemon that was killed while writing
             if _UNFINISHED_FILE.fullmatch(path.name):

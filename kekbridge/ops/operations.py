@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kekbridge.formatting import to_jsonable
+from kekbridge.ops import backup_operations, checklist, message_trial, web_token
 from kekbridge.ops import key_registration as registration
-from kekbridge.ops import message_trial, web_token
 from kekbridge.ops import notify_settings as notify
 from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
@@ -60,6 +60,8 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     vault.ShowVault,
     vault.ShowBackupKey,
     vault.ShowRecoveryCode,
+    backup_operations.ShowBackups,
+    checklist.DismissChecklist,
     vault.ShowVenue,
     vault.AddKey,
     vault.GenerateKey,

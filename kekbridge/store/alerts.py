@@ -463,6 +463,12 @@ def search(
     return SearchResult(tuple(reversed(found)))
 
 
+def newest_senders(connection: sqlite3.Connection, *, limit: int) -> tuple[tuple[str | None, str | None], ...]:
+    """Address of the sender and its `alertId`, of the newest alerts."""
+    rows = connection.execute("SELECT remote, alert_id FROM alerts ORDER BY received_at DESC LIMIT ?", (limit,))
+    return tuple((remote, alert_id) for remote, alert_id in rows)
+
+
 def ids_of_webhook(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
     """The webhook of this name or id; if it was deleted, those that had the name at their last alert."""
     row = connection.execute(

@@ -51,6 +51,11 @@ def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
     return None if row is None else from_json(row[0])
 
 
+def has_key(connection: sqlite3.Connection, prefix: str) -> bool:
+    """True if a key that begins with `prefix` is set."""
+    return bool(connection.execute("SELECT 1 FROM settings WHERE key GLOB ? LIMIT 1", (f"{prefix}*",)).fetchone())
+
+
 def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: datetime) -> None:
     """Set a key to a value that JSON can hold; amounts and times are stored as text."""
     note_change(connection, "settings")

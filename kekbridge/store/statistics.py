@@ -99,6 +99,12 @@ def gather_facts(
     )
 
 
+def has_filled_order(connection: sqlite3.Connection) -> bool:
+    """True if an order was ever filled."""
+    found = "SELECT 1 FROM tallies WHERE kind = 'order' AND status = 'filled' AND count > 0 LIMIT 1"
+    return connection.execute(found).fetchone() is not None
+
+
 def _tallies(connection: sqlite3.Connection, kind: str, span: Span, webhook_id: str | None) -> tuple[Tally, ...]:
     """Counts of a period: from the tallies of whole hours, minus what its first and last hour contain beyond it."""
     found: dict[tuple[str, str], int] = {}
