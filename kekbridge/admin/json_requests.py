@@ -1,7 +1,7 @@
 """Requests and errors of the JSON API: strict bodies and query parameters in, one shape of error out, never a 5xx.
 
-`{"error": {"code": …, "message": …, "field": …}}`: a stable code, one line with what was found, what was expected and how to fix it, and
-the field that is wrong or null.
+`{"success": false, "code": …, "error": …, "field": …}`, as webhooks answer: a stable code, one line with what was found, what was
+expected and how to fix it, and the field that is wrong or null.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """An error in the API's shape."""
-    error = {"code": code, "message": message, "field": field}
-    return web.json_response({"error": error}, status=status, headers=headers)
+    body = {"success": False, "code": code, "error": message, "field": field}
+    return web.json_response(body, status=status, headers=headers)
 
 
 def refusal(error: KekbridgeError) -> web.Response:

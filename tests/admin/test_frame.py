@@ -78,7 +78,7 @@ async def test_error_pages_have_the_menu(browser: Browser) -> None:
     assert '<nav aria-label="Pages">' in page
     assert 'href="/webhooks?from=here"' in page
     async with browser.session.get(f"{browser.url}/api/nothing") as answer:
-        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
+        assert (answer.status, (await answer.json())["code"]) == (404, "not_found")
 
 
 async def test_every_page_is_small(browser: Browser) -> None:

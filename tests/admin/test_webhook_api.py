@@ -111,8 +111,8 @@ async def test_refused_documents(api: ApiClient) -> None:
     await create(api)
     for document, status, code, field in REFUSED:
         found, data = await api.call("POST", PATH, document)
-        assert (found, data["error"]["code"], data["error"]["field"]) == (status, code, field), data
-        assert "--" not in data["error"]["message"]
+        assert (found, data["code"], data["field"]) == (status, code, field), data
+        assert "--" not in data["error"]
     assert (await api.call("POST", f"{PATH}/btc/rotate", {"graceS": -1}))[0] == 422
     assert (await api.call("PATCH", f"{PATH}/btc", {"apiSecret": "x"}))[0] == 422
     await api.get(f"{PATH}/btx", 404)
