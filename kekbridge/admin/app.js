@@ -156,10 +156,10 @@
   }
 
   // ------------------------------------------------------------------------------------------------------ wallet
-  // Registers a key with a wallet of this browser (EIP-1193, found by EIP-6963). The daemon makes the messages and checks the signatures.
+  // Has a wallet of this browser (EIP-1193, found by EIP-6963) sign what the daemon prepared; the daemon checks and sends it.
   const refusals = {
     4001: "You rejected it in the wallet. Nothing was registered.",
-    4100: "The wallet does not let this page use the account: connect it in the wallet, then choose the wallet again.",
+    4100: "The wallet does not let this page use the account: connect it there, then choose the wallet again.",
     "-32002": "The wallet is waiting for you: open it and answer its request.",
   };
 
@@ -169,17 +169,14 @@
     return element;
   }
 
-  function makeButton(label, onclick) {
-    return Object.assign(make("button", label), { type: "button", onclick });
-  }
-
   function registerWithWallet(section) {
     const [form, choices, line, messages] = ["form", "[data-choices]", "[data-say]", "[data-messages]"].map((one) => section.querySelector(one));
     const say = (text, kind = "") => { line.textContent = text; line.className = kind; };
     const explain = (error) => refusals[error.code] || error.message || String(error);
+    const again = (text) => new Error(`${text} Choose the wallet again.`);
     let isBusy = false;
 
-    async function post(what, fields) {
+    async function post(what, ...fields) {
       const answer = await fetch(`/keys/wallet/${what}`, { method: "POST", body: new URLSearchParams([...new FormData(form), ...fields]) });
       if (answer.status === 401) throw new Error("Your session has ended: sign in again.");
       const found = await answer.json();
@@ -187,23 +184,26 @@
       return found;
     }
 
-    // One step at a time. An error ends the attempt: of what is half-signed, nothing is kept.
+    // An error ends the attempt: of what is half-signed, nothing is kept.
     async function step(work, attempt) {
       if (isBusy) return;
       isBusy = true;
       try { await work(); } catch (error) {
         messages.replaceChildren();
-        if (attempt) await post("cancel", [["attempt", attempt]]).catch(() => {});
+        if (attempt) await post("cancel", ["attempt", attempt]).catch(() => {});
         say(explain(error), "bad");
-      } finally { isBusy = false; }
+      }
+      isBusy = false;
     }
+
+    const makeButton = (label, ...work) => Object.assign(make("button", label), { type: "button", onclick: () => step(...work) });
 
     async function prepare(name, ask) {
       messages.replaceChildren();
       say(`Waiting for ${name}…`);
       const [wallet] = await ask("eth_requestAccounts");
       say("Asking the exchange…");
-      const ready = await post("prepare", [["wallet", wallet]]);
+      const ready = await post("prepare", ["wallet", wallet]);
       ready.until = Date.now() + ready.validForS * 1000;
       say(ready.summary);
       for (const { name: kind, text, fields, typed } of ready.messages) {
@@ -211,7 +211,7 @@
         const whole = make("details", make("summary", "As the wallet gets it"), make("pre", JSON.stringify(JSON.parse(typed), null, 1)));
         messages.append(make("section", make("h3", kind), make("p", text), make("dl", ...rows), whole));
       }
-      const go = makeButton(ready.messages.length ? `Sign in ${name}` : "Keep the key", () => step(() => sign(ask, ready), ready.attempt));
+      const go = makeButton(ready.messages.length ? `Sign in ${name}` : "Keep the key", () => sign(ask, ready), ready.attempt);
       messages.append(go);
       go.focus();
     }
@@ -221,13 +221,13 @@
       for (const { name, typed } of ready.messages) {
         await useChain(ask, ready.chain);
         const [account = "no account"] = await ask("eth_accounts");
-        if (account.toLowerCase() !== ready.wallet.toLowerCase()) throw new Error(`The wallet is on ${account} now, the message is for ${ready.wallet}. Choose the wallet again.`);
-        if (Date.now() > ready.until) throw new Error("The messages have expired. Choose the wallet again, and sign at once.");
+        if (account.toLowerCase() !== ready.wallet.toLowerCase()) throw again(`The wallet is on ${account} now, the message is for ${ready.wallet}.`);
+        if (Date.now() > ready.until) throw again("The messages have expired.");
         say(`Sign ${name} in the wallet…`);
         signatures.push(["signature", await ask("eth_signTypedData_v4", [ready.wallet, typed])]);
       }
       say("Registering at the exchange…");
-      const { lines, link } = await post("register", [["attempt", ready.attempt], ...signatures]);
+      const { lines, link } = await post("register", ["attempt", ready.attempt], ...signatures);
       say("Registered.", "good");
       messages.replaceChildren(make("ul", ...lines.map((each) => make("li", each))));
       if (link) messages.append(Object.assign(make("a", "Show the keys"), { href: link }));
@@ -241,16 +241,16 @@
       say(`Switch the wallet to ${chain.chainName}…`);
       try { await change(); } catch (error) {
         if (error.code === 4001) throw error;
-        if (error.code !== 4902 && error.data?.originalError?.code !== 4902) throw new Error(`Switch the wallet to ${chain.chainName} by hand, then choose it again (it said: ${explain(error)}).`);
+        const isUnknown = [error.code, error.data?.originalError?.code].includes(4902);
+        if (!isUnknown) throw again(`The wallet did not switch (${explain(error)}): switch it to ${chain.chainName} by hand.`);
         await ask("wallet_addEthereumChain", [chain]);
         if (!await isThere()) await change();
       }
-      if (!await isThere()) throw new Error(`The wallet stayed on another chain than ${chain.chainName}. Choose the wallet again.`);
+      if (!await isThere()) throw again(`The wallet stayed on another chain than ${chain.chainName}.`);
     }
 
     function offer(name, provider) {
-      const ask = (method, params = []) => provider.request({ method, params });
-      choices.append(makeButton(name, () => step(() => prepare(name, ask))));
+      choices.append(makeButton(name, () => prepare(name, (method, params = []) => provider.request({ method, params }))));
       form.hidden = false;
     }
 
@@ -261,8 +261,9 @@
     });
     dispatchEvent(new Event("eip6963:requestProvider"));
     setTimeout(() => {
-      if (!seen.size && window.ethereum) offer("Browser wallet", window.ethereum);
-      else if (!seen.size) say("No wallet was found in this browser. Install or unlock one, such as MetaMask or Rabby, and reload.");
+      if (seen.size) return;
+      if (window.ethereum) offer("Browser wallet", window.ethereum);
+      else say("No wallet was found in this browser. Install or unlock one, such as MetaMask or Rabby, and reload.");
     }, 500);
   }
 

@@ -23,6 +23,7 @@ from kekbridge.model import Mode
 from kekbridge.ops import exchange_keys
 from kekbridge.ops.key_registration import DiscardPendingKey
 from kekbridge.ops.operation import Operation
+from kekbridge.ops.trading_operations import Halt
 from kekbridge.ops.vault_operations import (
     AddKey,
     GenerateKey,
@@ -133,12 +134,9 @@ class KeyPages:
             parts.append(h.p(class_="dim")[f"Removed keys, not shown: {len(found) - len(keys)}."])
         if here is not None:
             parts.append(_restriction_controls(request, here))
-        if mode is not Mode.PAPER and here is not None and used not in (None, here["orderlyKey"]):
-            parts.append(
-                h.p(class_="bad")[
-                    "The vault holds another key than the bridge signs with: restart the bridge to use it."
-                ]
-            )
+        if mode is not Mode.PAPER and here is not None and used != here["orderlyKey"]:
+            own = "a key that the exchange does not know any more" if used is None else "another key than the vault's"
+            parts.append(h.p(class_="bad")[f"The bridge signs with {own}: restart it to use the one in the vault."])
         return parts
 
     async def _other_keys(self, account_id: str) -> list[Node]:
@@ -241,8 +239,7 @@ class KeyPages:
 
     async def _confirm_removal(self, request: web.Request) -> web.Response:
         key = request.query.get("key", "")
-        in_use = await self._service.exchange.own_key()
-        is_used = in_use is not None and in_use.orderly_key == key
+        is_used = await self._is_in_use(key)
         return self._page(
             request,
             "Remove the key?",
@@ -264,20 +261,29 @@ class KeyPages:
     async def _remove(self, request: web.Request) -> web.Response:
         key = str((await request.post()).get("orderly_key", ""))
         mode, account_id, _ = await self._venue()
+        is_used = await self._is_in_use(key)
         await self._run(RemoveKey(mode=mode, account_id=account_id, orderly_key=key))
+        if is_used:
+            await self._run(
+                Halt(reason="its exchange key was removed: register another, restart, then resume", by="web page")
+            )
         raise web.HTTPSeeOther("/keys")
+
+    async def _is_in_use(self, key: str) -> bool:
+        """Whether the bridge signs with it. Raises ExchangeUnavailable."""
+        in_use = await self._service.exchange.own_key()
+        return in_use is not None and in_use.orderly_key == key
 
     async def _next_steps(self, mode: Mode, account_id: str) -> list[str]:
         """What to do after a key of an account came into the vault."""
         _, own, _ = await self._venue()
         if mode is Mode.PAPER:
             return ["This was practice: a paper bridge goes on trading with the paper exchange's own key."]
-        steps = ["Restrict it to this machine's address, so that a stolen copy is useless elsewhere."]
+        restrict = "Then restrict it to this machine's address: a stolen copy is useless elsewhere."
         if account_id.lower() == own.lower():
-            return ["Restart the bridge: until then it signs with the key that it started with.", *steps]
+            return ["Restart the bridge: until then it signs with the key that it started with.", restrict]
         return [
-            f"This bridge trades account {own}. To trade {account_id}, set exchange.account_id and use a data directory of its own.",
-            *steps,
+            f"This bridge trades account {own}. To trade {account_id}, set exchange.account_id and use a data directory of its own."
         ]
 
 
@@ -325,8 +331,8 @@ def _is_removable(key: dict[str, Any], mode: Mode, used: str | None) -> bool:
 def _after_removal(*, is_used: bool) -> str:
     if is_used:
         return (
-            "This bridge signs with it. Afterwards it can send no order, no cancel and no stop, and halts. Open positions stay, and so"
-            " do the stops that the exchange holds. To trade on, register another key and restart the bridge."
+            "This bridge signs with it. Afterwards it can send no order, no cancel and no stop, and trading is halted. Open positions stay,"
+            " and so do the stops that the exchange holds. To trade on, register another key, restart the bridge and resume."
         )
     return "This bridge does not sign with it and goes on trading. Whatever else uses it stops working."
 

@@ -127,7 +127,7 @@ class WalletRegistration:
         until = f" until {done['expiresAt'][:10]}" if done["expiresAt"] else ""
         lines = [
             f"{done['orderlyKey']} is registered for account {done['accountId']} with the scopes {', '.join(done['scopes'])}{until}.",
-            *(_check_line(one) for one in done["checks"] if one["level"] != "ok"),
+            *(_check_line(one) for one in done["checks"] if one["level"] != "ok" and one["name"] != "addresses"),
             *await self._next_steps(mode, done["accountId"]),
         ]
         self._on_registered(done)

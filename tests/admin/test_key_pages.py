@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from kekbridge.model import TradingState
 from kekbridge.ops.exchange_keys import PENDING, new_secret, public_key
 from kekbridge.ops.vault_operations import ShowVault
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_ORDERLY_KEY
+from kekbridge.ops.web_token import read_token
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from kekbridge.store.daemon_addresses import admin_address
+from kekbridge.store.settings import trading_control
 from kekbridge.vault import orderly_secret
+from kekbridge.vault.base import SEALED_FILE
+from kekbridge.vault.passphrase import PassphraseVault
 from kekbridge.wallet import signing
 from tests.admin.session import Browser
-from tests.bridge import Bridge
+from tests.bridge import Bridge, running_bridge
+from tests.cli.venues import PASSPHRASE, live_environment, running_venue
 
 PAPER_WALLET_KEY = "01" * 32
 OWN_NAME = orderly_secret(PAPER_ACCOUNT_ID)
@@ -106,6 +114,7 @@ async def test_a_wallets_key_is_registered_restricted_and_removed(visitor: KeyVi
     assert "goes on trading" in await visitor.text(f"/keys/remove?key={done['orderlyKey']}")
     assert "can send no order" in await visitor.text(f"/keys/remove?key={PAPER_ORDERLY_KEY}")
     assert (await visitor.post("/keys/remove", [("orderly_key", PAPER_ORDERLY_KEY)]))[0] == 409
+    assert visitor.bridge.daemon.readiness().is_ready
     assert (
         "Removed keys, not shown: 1" in (await visitor.post("/keys/remove", [("orderly_key", done["orderlyKey"])]))[1]
     )
@@ -198,3 +207,50 @@ async def test_the_page_works_without_the_exchange(visitor: KeyVisitor) -> None:
     page = await visitor.text("/keys")
     assert "The keys at the exchange cannot be shown" in page
     assert "Store the key" in page
+
+
+@pytest.fixture
+async def live_visitor(tmp_path: Path) -> AsyncIterator[KeyVisitor]:
+    """Signed in to a bridge in live mode, at a paper exchange, whose key is in an encrypted vault."""
+    with running_venue(tmp_path / "venue") as venue:
+        environment = live_environment(tmp_path, venue.base_url)
+        vault = PassphraseVault.open(tmp_path / "data" / SEALED_FILE, PASSPHRASE)
+        vault.set(OWN_NAME, PAPER_ORDERLY_SECRET.encode())
+        settings: dict[str, Any] = {
+            "mode": "live",
+            "exchange.account_id": PAPER_ACCOUNT_ID,
+            "vault.backend": "file",
+            "vault.secrets_dir": environment["KEKBRIDGE_VAULT_SECRETS_DIR"],
+        }
+        async with (
+            running_bridge(tmp_path, venue.base_url, admin__port=0, **settings) as bridge,
+            aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
+        ):
+            with bridge.daemon.database.snapshot() as connection:
+                url = str(admin_address(connection))
+            visitor = KeyVisitor(bridge, url, str(read_token(bridge.data_dir)), session)
+            await visitor.sign_in()
+            yield visitor
+
+
+async def test_replacing_and_removing_the_key_in_use(live_visitor: KeyVisitor) -> None:
+    """A new key is used after a restart, which the page says; removing the one in use halts trading, as the page had said."""
+    visitor = live_visitor
+    _, ready = await visitor.api("prepare", wallet=signing.address_of("02" * 32))
+    assert f"Not the account that this bridge trades, {PAPER_ACCOUNT_ID}" in ready["summary"]
+    assert await visitor.api("cancel", attempt=ready["attempt"]) == (200, {"discarded": True})
+    _, ready = await visitor.api("prepare", wallet=PAPER_ADDRESS)
+    assert (ready["chain"]["chainName"], "Not the account" in ready["summary"]) == ("Arbitrum One", False)
+    status, done = await visitor.api(
+        "register", attempt=ready["attempt"], signature=signatures(ready, PAPER_WALLET_KEY)
+    )
+    assert (status, "Restart the bridge" in done["lines"][1]) == (200, True)
+    page = await visitor.text("/keys")
+    for words in ("this bridge signs with it", "from the next start on", "restart it to use the one in the vault"):
+        assert words in page
+    assert "trading is halted" in await visitor.text(f"/keys/remove?key={PAPER_ORDERLY_KEY}")
+    status, page = await visitor.post("/keys/remove", [("orderly_key", PAPER_ORDERLY_KEY)])
+    assert (status, "does not know any more" in page) == (200, True)
+    with visitor.bridge.daemon.database.snapshot() as connection:
+        assert trading_control(connection, now=visitor.bridge.clock()).state is TradingState.HALTED
+    assert await visitor.secrets() == {OWN_NAME}
