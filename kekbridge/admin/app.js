@@ -163,12 +163,6 @@
     "-32002": "The wallet is waiting for you: open it and answer its request.",
   };
 
-  function make(tag, ...inside) {
-    const element = document.createElement(tag);
-    element.append(...inside);
-    return element;
-  }
-
   function registerWithWallet(section) {
     const [form, choices, line, messages] = ["form", "[data-choices]", "[data-say]", "[data-messages]"].map((one) => section.querySelector(one));
     const say = (text, kind = "") => { line.textContent = text; line.className = kind; };
@@ -196,7 +190,7 @@
       isBusy = false;
     }
 
-    const makeButton = (label, ...work) => Object.assign(make("button", label), { type: "button", onclick: () => step(...work) });
+    const makeButton = (textContent, ...work) => Object.assign(document.createElement("button"), { textContent, type: "button", onclick: () => step(...work) });
 
     async function prepare(name, ask) {
       messages.replaceChildren();
@@ -206,11 +200,7 @@
       const ready = await post("prepare", ["wallet", wallet]);
       ready.until = Date.now() + ready.validForS * 1000;
       say(ready.summary);
-      for (const { name: kind, text, fields, typed } of ready.messages) {
-        const rows = fields.flatMap(([field, value, meaning]) => [make("dt", field), make("dd", value, make("small", meaning))]);
-        const whole = make("details", make("summary", "As the wallet gets it"), make("pre", JSON.stringify(JSON.parse(typed), null, 1)));
-        messages.append(make("section", make("h3", kind), make("p", text), make("dl", ...rows), whole));
-      }
+      messages.innerHTML = ready.html;
       const go = makeButton(ready.messages.length ? `Sign in ${name}` : "Keep the key", () => sign(ask, ready), ready.attempt);
       messages.append(go);
       go.focus();
@@ -227,10 +217,9 @@
         signatures.push(["signature", await ask("eth_signTypedData_v4", [ready.wallet, typed])]);
       }
       say("Registering at the exchange…");
-      const { lines, link } = await post("register", ["attempt", ready.attempt], ...signatures);
+      const { html } = await post("register", ["attempt", ready.attempt], ...signatures);
+      messages.innerHTML = html;
       say("Registered.", "good");
-      messages.replaceChildren(make("ul", ...lines.map((each) => make("li", each))));
-      if (link) messages.append(Object.assign(make("a", "Show the keys"), { href: link }));
     }
 
     // A wallet signs only for the chain that it is on.

@@ -82,7 +82,7 @@ class WalletRegistration:
         ]
 
     async def _prepare(self, request: web.Request) -> web.Response:
-        """`wallet` and `days`: what the wallet has to sign, under a token for this session."""
+        """`wallet` and `days`: what the wallet has to sign, as text for it and as `html` for the page, under a token for this session."""
         session, form = _session(request), await request.post()
         mode, own_account, broker_id = await self._venue()
         days = str(form.get("days", "365"))
@@ -104,12 +104,16 @@ class WalletRegistration:
                 "chain": chain.to_add(),
                 "validForS": int((attempt.ends_at - now).total_seconds()),
                 "summary": _summary(attempt) + _warning(mode, own_account, prepared["accountId"]),
-                "messages": [_shown_message(one, broker_id, chain.name) for one in attempt.messages],
+                "html": str(h.fragment[(_shown_message(one, broker_id, chain.name) for one in attempt.messages)]),
+                "messages": [
+                    {"name": one["primaryType"], "typed": json.dumps(one, separators=(",", ":"))}
+                    for one in attempt.messages
+                ],
             }
         )
 
     async def _register(self, request: web.Request) -> web.Response:
-        """`attempt` and its `signature`s in order: register the key; `lines` say what happened and what to do next."""
+        """`attempt` and its `signature`s in order: register the key; `lines`, and `html`, say what happened and what to do next."""
         form = await request.post()
         attempt = self._attempts.take(str(form.get("attempt", "")), session=_session(request), now=self._clock())
         signatures = [str(one) for one in form.getall("signature", [])]
@@ -131,7 +135,9 @@ class WalletRegistration:
             *await self._next_steps(mode, done["accountId"]),
         ]
         self._on_registered(done)
-        return web.json_response(done | {"lines": lines, "link": self._link})
+        link = h.p[h.a(href=self._link)["Show the keys"]] if self._link else None
+        html = str(h.fragment[h.ul[(h.li[line] for line in lines)], link])
+        return web.json_response(done | {"lines": lines, "html": html})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         """`attempt`: give it up; the key that was generated for it is deleted."""
@@ -179,17 +185,18 @@ def _warning(mode: Mode, own_account: str, account_id: str | None) -> str:
     return f" (Not the account that this bridge trades, {own_account}.)"
 
 
-def _shown_message(typed: dict[str, Any], broker_id: str, chain: str) -> dict[str, Any]:
-    """A message for the page: what it does in a sentence, every field with its meaning, and the text that the wallet gets."""
+def _shown_message(typed: dict[str, Any], broker_id: str, chain: str) -> Renderable:
+    """What a message does in a sentence, every field with its meaning, and the text that the wallet gets."""
     scopes = str(typed["message"].get("scope", "")).replace(",", " and ")
     text = (
         f"Opens an account for this wallet at {broker_id}. It moves no funds."
         if typed["primaryType"] == REGISTRATION
         else f"Lets this bridge's key {scopes.replace('trading', 'trade')} in this wallet's account at {broker_id}. It cannot withdraw."
     )
-    return {
-        "name": typed["primaryType"],
-        "text": f"{text} Signed for {chain}.",
-        "fields": typed_data.describe(typed),
-        "typed": json.dumps(typed, separators=(",", ":")),
-    }
+    fields = [(h.dt[name], h.dd[value, h.small[meaning]]) for name, value, meaning in typed_data.describe(typed)]
+    return h.section[
+        h.h3[typed["primaryType"]],
+        h.p[f"{text} Signed for {chain}."],
+        h.dl[fields],
+        h.details[h.summary["As the wallet gets it"], h.pre[json.dumps(typed, indent=1)]],
+    ]
