@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from kekbridge.admin import events
 from kekbridge.ops.web_token import rotate_token
@@ -127,6 +130,38 @@ async def test_a_stream_ends_with_its_session(browser: Browser) -> None:
         assert await third.ends()
     async with browser.session.get(f"{browser.url}/api/events") as answer:
         assert answer.status == 401
+
+
+async def test_a_reader_that_is_too_slow_is_dropped(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser that does not read is dropped after a while, and makes room for another one."""
+    monkeypatch.setattr(events, "_MOST_ROWS", 1_000_000)
+    monkeypatch.setattr(events, "_SEND_WITHIN_S", 3.0)
+
+    def write_rows(connection: sqlite3.Connection) -> None:
+        for _ in range(40):  # more than the buffers of a connection hold
+            journal.append(connection, "k" * 200_000, now=browser.bridge.clock())
+
+    start = await head(browser)
+    await browser.bridge.daemon.database.write(write_rows)
+    url = URL(browser.url)
+    opened = [await browser.session.get(f"{browser.url}/api/events", headers=bearer(browser)) for _ in range(15)]
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((url.host, url.port))
+        client.sendall(
+            f"GET /api/events?after={start} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
+            f"Authorization: Bearer {browser.token}\r\n\r\n".encode()
+        )
+
+        async def is_free() -> bool:
+            answer = await browser.session.get(f"{browser.url}/api/events", headers=bearer(browser))
+            opened.append(answer)
+            return answer.status == 200
+
+        await until(is_free)
+    assert opened[15].status == 503
+    for one in opened:
+        one.close()
 
 
 async def test_streams_are_bounded_and_end_at_a_stop(browser: Browser) -> None:

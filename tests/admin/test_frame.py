@@ -8,10 +8,10 @@ import re
 import pytest
 from yarl import URL
 
-from kekbridge.admin.frame import local_path
+from kekbridge.admin.frame import MENU, MORE, local_path
 from tests.admin.session import Browser
 
-PAGES = ("/", "/log", "/orders", "/positions", "/stats?days=all", "/risk", "/webhooks")
+PAGES = [path for path, _ in (*MENU, *MORE)]
 
 
 @pytest.mark.parametrize("path", ["/", "/log", "/log?status=filled&text=a%20b", "/positions/close?symbol=X&mode=CROSS"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from kekbridge.admin.frame import MENU, MORE
 from kekbridge.model import TradingState, Webhook
 from kekbridge.ops.web_token import read_token, rotate_token
 from kekbridge.store import settings, webhooks
@@ -299,7 +300,8 @@ async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
     alert, hook = order.alert_id, visit.webhook("main").id
     found: dict[str, list[str]] = {}
     for path in (
-        *("/", "/log", "/orders", "/positions", "/stats", "/risk", "/webhooks", f"/webhooks/{hook}", f"/log/{alert}"),
+        *(path for path, _ in (*MENU, *MORE)),
+        *(f"/webhooks/{hook}", f"/log/{alert}"),
         *("/confirm/halt", f"/orders/cancel?order={order.client_order_id}", "/nothing-here"),
     ):
         for width, dark in ((1280, False), (390, True)):
