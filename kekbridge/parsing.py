@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from kekbridge.errors import ConfigError
@@ -58,16 +58,21 @@ def seconds_text(value: int) -> str:
     return f"{value}s"
 
 
-def instant(option: str, text: str, now: datetime) -> datetime:
-    """Parse a time: a duration ago (`2h`), a date (`2026-11-22`) or an ISO time (`2026-11-22T16:00Z`); UTC unless it has a zone."""
+def instant(option: str, text: str, now: datetime, zone: tzinfo | None = UTC) -> datetime:
+    """Parse a time: a duration ago (`2h`), a date (`2026-11-22`) or an ISO time (`2026-11-22T16:00Z`).
+
+    `zone`: of a time that names none (None: the machine's).
+    """
     match = _DURATION.fullmatch(text)
     if match and match[2]:
         return now - timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise invalid(option, text, "a duration ago (2h, 7d), or a UTC time such as 2026-11-22T16:00") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        raise invalid(option, text, "a duration ago (2h, 7d), or a time such as 2026-11-22T16:00") from None
+    if at.tzinfo is None and zone is not None:
+        at = at.replace(tzinfo=zone)
+    return at.astimezone(UTC)
 
 
 def future_instant(option: str, text: str, now: datetime) -> datetime:

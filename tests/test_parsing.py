@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
@@ -83,8 +84,22 @@ def test_invalid_durations_are_refused(text: str) -> None:
     ],
 )
 def test_instants(text: str, expected: datetime) -> None:
-    """A duration ago, or a time; without a zone it is UTC, like everything kekbridge prints."""
+    """A duration ago, or a time; without a zone it is UTC, unless another one is meant."""
     assert parsing.instant("--since", text, NOW) == expected
+
+
+def test_a_time_without_a_zone_is_in_the_zone_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command shows times in the machine's zone and reads them so; a zone that is written wins."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        for text, expected in (("2026-07-20T10:30", 8), ("2026-01-20T10:30", 9), ("2026-07-20T10:30Z", 10)):
+            assert parsing.instant("--since", text, NOW, None).hour == expected
+        east = timezone(timedelta(hours=9))
+        assert parsing.instant("--since", "2026-07-20T10:30", NOW, east).hour == 1
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "10:30", "12"])

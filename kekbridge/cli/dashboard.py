@@ -183,7 +183,7 @@ def _header(state: dict[str, Any]) -> list[Text]:
     first.append("up" if exchange["reachable"] else "DOWN", style="green" if exchange["reachable"] else "bold red")
     first.append("  stream ")
     first.append("live" if exchange["streamLive"] else "down", style="green" if exchange["streamLive"] else "yellow")
-    first.append(f"  {datetime.now(UTC):%H:%M:%S} UTC", style="dim")
+    first.append(f"  {datetime.now(UTC).astimezone():%H:%M:%S %Z}", style="dim")
     day = state["lastDay"]
     money = Text("equity ")
     money.append("-" if account is None else f"{Decimal(account['value']):.2f}", style="bold")
@@ -286,9 +286,8 @@ def _alerts(state: dict[str, Any], count: int) -> list[Text]:
     rows = [Text(f"{'TIME':<9}{'WEBHOOK':<11}{'ALERT':<11}{'STATUS':<12}WHY", style="bold")]
     for one in state["lastAlerts"][-count:]:
         alert = " ".join(part for part in (one["action"], _market(one["symbol"] or "")) if part)
-        row = Text(
-            f"{one['receivedAt'][11:19]:<9}{formatting.to_text(one['webhook'])[:10]:<11}{formatting.to_text(alert)[:10]:<11}"
-        )
+        at = datetime.fromisoformat(one["receivedAt"]).astimezone()
+        row = Text(f"{at:%H:%M:%S} {formatting.to_text(one['webhook'])[:10]:<11}{formatting.to_text(alert)[:10]:<11}")
         status = "part filled" if one["status"] == "partially_filled" else one["status"]
         row.append(f"{status:<12}", style=_style(one["status"]))
         row.append(

@@ -53,7 +53,7 @@ def show(
     kind: Annotated[
         list[str] | None, _option("EVENT", "Only events of this kind. Repeatable.", filters.complete_kinds)
     ] = None,
-    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
+    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00.")] = None,
     until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
     utc: Utc = False,
@@ -69,8 +69,8 @@ def show(
     from kekbridge.store import journal
 
     zone = UTC if utc else None
-    start = None if since is None else parsing.instant("--since", since, now())
-    end = None if until is None else parsing.instant("--until", until, now())
+    start = None if since is None else parsing.instant("--since", since, now(), zone)
+    end = None if until is None else parsing.instant("--until", until, now(), zone)
     with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
             kinds = queries.wanted_kinds(connection, kind or (), trouble=trouble)

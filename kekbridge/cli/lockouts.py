@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from kekbridge.cli.context import resolve_context
+from kekbridge import formatting
+from kekbridge.cli.context import now, resolve_context
 from kekbridge.cli.groups import CommandGroup
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -23,7 +24,7 @@ app = typer.Typer(
 
 @app.command("list", epilog=examples("kekbridge lockouts list", "kekbridge lockouts list --json"))
 def list_lockouts(
-    ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context, utc: Utc = False, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """List locked-out addresses.
 
@@ -40,14 +41,20 @@ def list_lockouts(
     if not lockouts:
         render.note("No address is locked out.")
         return
+    zone = UTC if utc else None
+    name = formatting.zone_name(now(), zone)
     columns = [
         render.Column("ADDRESS"),
         render.Column("FAILURES", justify="right"),
-        render.Column("SINCE (UTC)"),
-        render.Column("UNTIL (UTC)"),
+        render.Column(f"SINCE ({name})"),
+        render.Column(f"UNTIL ({name})"),
     ]
     render.table(
-        columns, [(one["address"], one["count"], _time(one["since"]), _time(one["until"])) for one in lockouts]
+        columns,
+        [
+            (one["address"], one["count"], *(formatting.moment(_time(one[end]), zone) for end in ("since", "until")))
+            for one in lockouts
+        ],
     )
 
 

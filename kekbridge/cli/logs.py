@@ -92,7 +92,7 @@ def logs(
         str | None, _option("CODE", "Only this code; `kekbridge explain --codes` lists them.", filters.complete_codes)
     ] = None,
     symbol: Annotated[str | None, _option("BTC", "Only this market.", filters.complete_symbols)] = None,
-    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
+    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00.")] = None,
     until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
     text: Annotated[str | None, _option("TEXT", "Only messages that contain this text.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
@@ -113,8 +113,8 @@ def logs(
         status=known_names.alert_status(status),
         code=known_names.code(code),
         symbol=None,
-        since=None if since is None else parsing.instant("--since", since, now()),
-        until=None if until is None else parsing.instant("--until", until, now()),
+        since=None if since is None else parsing.instant("--since", since, now(), zone),
+        until=None if until is None else parsing.instant("--until", until, now(), zone),
         text=text,
         limit=limit,
     )
@@ -124,8 +124,9 @@ def logs(
             wanted = replace(wanted, symbol=known_names.symbol(connection, symbol))
             entries, looked_back_to = _entries(connection, wanted)
         if looked_back_to is not None:
-            older = f"use --until {looked_back_to:%Y-%m-%dT%H:%M:%S} for older ones"
-            render.note(f"Searched messages back to {formatting.moment(looked_back_to)} UTC; {older}.")
+            at = formatting.moment(looked_back_to, zone)
+            older = f"use --until {at.replace(' ', 'T')} for older ones"
+            render.note(f"Searched messages back to {at} {formatting.zone_name(looked_back_to, zone)}; {older}.")
         elif not entries and not as_json and not follow:
             is_filtered = any((webhook, status, code, symbol, since, until, text))
             none = "No entries. `kekbridge serve` receives alerts; `kekbridge template NAME` prints a message to send."

@@ -46,7 +46,7 @@ def list_orders(
         str | None,
         _option("STATUS", "queued, submitting, unknown, accepted, filled …", filters.complete_order_statuses),
     ] = None,
-    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
+    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
     utc: Utc = False,
     data_dir: DataDir = None,
@@ -63,13 +63,14 @@ def list_orders(
     from kekbridge.store import protection
     from kekbridge.webhooks.registry import price_ticks
 
+    zone = UTC if utc else None
     with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
         listed = order_rows.list_orders(
             connection,
             webhook=known_names.webhook(connection, webhook),
             status=known_names.order_status(status),
             symbol=known_names.symbol(connection, symbol),
-            since=None if since is None else parsing.instant("--since", since, now()),
+            since=None if since is None else parsing.instant("--since", since, now(), zone),
             open_only=only_open,
             limit=limit,
         )
@@ -83,7 +84,6 @@ def list_orders(
         none = "No orders match." if is_filtered else "No orders yet. `kekbridge logs` shows the alerts received."
         render.note("No open orders." if only_open and not is_filtered else none)
         return
-    zone = UTC if utc else None
     titles = {
         f"TIME ({formatting.zone_name(now(), zone)})": 8,
         "ALERT": 13,

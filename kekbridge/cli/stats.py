@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,9 +10,10 @@ import typer
 from kekbridge import formatting, parsing
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
+    from datetime import tzinfo
     from decimal import Decimal
 
     from kekbridge.model.statistics import Report, Slippage
@@ -31,10 +33,9 @@ _SPARKLINE_WIDTH = 56
 )
 def stats(
     ctx: typer.Context,
-    since: Annotated[
-        str, typer.Option(metavar="TIME", help="Start: 24h or 7d (ago), 2026-11-22 (UTC), or all.")
-    ] = "7d",
+    since: Annotated[str, typer.Option(metavar="TIME", help="Start: 24h or 7d (ago), 2026-11-22, or all.")] = "7d",
     webhook: Annotated[str | None, filters.webhook_option("Only this webhook.")] = None,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -49,27 +50,30 @@ def stats(
     from kekbridge.reports import limits as limit_report
     from kekbridge.reports import statistics
 
-    context = resolve_context(ctx, data_dir, config)
-    start = None if since == _ALL else parsing.instant("--since", since, now())
+    context, zone = resolve_context(ctx, data_dir, config), UTC if utc else None
+    start = None if since == _ALL else parsing.instant("--since", since, now(), zone)
     with open_database(context) as database, database.snapshot() as connection:
         if as_json:
             render.as_json(queries.statistics_of(connection, context.settings, since=start, webhook=webhook, now=now()))
             return
         found = statistics.read(connection, since=start, now=now(), webhook=webhook)
         limits = limit_report.read(connection, context.settings, webhook, at=now())["scopes"]
-    _print_report(found.report, is_for_webhook=webhook is not None)
+    _print_report(found.report, zone, is_for_webhook=webhook is not None)
     used = [line for scope in limits for line in _limit_usage(scope)]
     if used:
         render.heading("limits used")
         render.pairs(used, indent=2)
 
 
-def _print_report(totals: Report, *, is_for_webhook: bool) -> None:
+def _print_report(totals: Report, zone: tzinfo | None, *, is_for_webhook: bool) -> None:
     from kekbridge.cli import render
     from kekbridge.model.statistics import sparkline
 
     counts = totals.counts
-    render.heading(f"since {formatting.moment(totals.since)} UTC" if totals.since else "all time", gap=False)
+    start = "all time"
+    if totals.since is not None:
+        start = f"since {formatting.moment(totals.since, zone)} {formatting.zone_name(totals.since, zone)}"
+    render.heading(start, gap=False)
     groups = ("done", "refused", "duplicate", "expired", "unknown", "waiting")
     parts = ", ".join(f"{getattr(counts, name)} {name}" for name in groups)
     rows: list[tuple[str, object]] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -19,7 +19,7 @@ from kekbridge.cli import filters, send
 from kekbridge.cli.context import CliContext, now, open_database, resolve_context, webhook_url
 from kekbridge.cli.control import run_operation
 from kekbridge.cli.groups import CommandGroup
-from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, Yes, examples
 from kekbridge.model import WebhookSettings
 from kekbridge.ops.webhook_operations import (
     CreateWebhook,
@@ -152,7 +152,9 @@ def list_webhooks(
         controls = settings.stored_controls(connection)
     states = {one.id: settings.strictest(controls, one.id, now=now()) for one in webhooks}
     if as_json:
-        render.as_json([webhook_data(one, url) | {"trading": trading_data(states[one.id])} for one in webhooks])
+        scopes = {one.id: settings.closing_scope(controls, one.id, now=now()) for one in webhooks}
+        trading_of = {name: trading_data(control, scopes[name]) for name, control in states.items()}
+        render.as_json([webhook_data(one, url) | {"trading": trading_of[one.id]} for one in webhooks])
         return
     if not webhooks:
         render.note("No webhooks yet. Create one:  kekbridge webhook create NAME")
@@ -222,10 +224,12 @@ def rotate(
     if as_json:
         render.as_json(data)
         return
-    titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
-    render.pairs([(title, data[key]) for key, title in titles.items()])
+    titles = {"webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
+    render.pairs([("name", data["name"]), *_state_rows(data), *((title, data[key]) for key, title in titles.items())])
     for key in data["replaced"]:
-        until = f"is valid until {formatting.moment(_time(key['expiresAt']))} UTC" if grace_s else "is revoked"
+        end = _time(key["expiresAt"])
+        valid = f"is valid until {formatting.moment(end, None)} {formatting.zone_name(end, None)}"
+        until = valid if grace_s else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
     render.note(f"Message with the new key:  kekbridge template {data['name']}")
 
@@ -285,6 +289,7 @@ def show(
     ctx: typer.Context,
     name: filters.WebhookName,
     secret: Annotated[bool, typer.Option("--secret", help="Also print apiKey and apiSecret.")] = False,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -297,7 +302,7 @@ def show(
     if as_json:
         render.as_json(data)
     else:
-        _print(data)
+        _print(data, UTC if utc else None)
 
 
 @app.command(
@@ -395,7 +400,10 @@ def _switch(context: CliContext, operation: EnableWebhook | DisableWebhook, *, a
     if as_json:
         render.as_json(webhook)
     else:
-        render.line(f"webhook {webhook['name']} is {'enabled' if webhook['enabled'] else 'disabled'}")
+        (_, state), *fixes = _state_rows(webhook)
+        render.line(f"webhook {webhook['name']}: {state}")
+        for _, fix in fixes:
+            render.note(f"Fix:  {fix}")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -447,15 +455,19 @@ def _state(webhook: Webhook, state: str) -> str:
     return "enabled" if state == "running" else state
 
 
-def _shown_state(data: dict[str, Any]) -> str:
-    """The same from a webhook as JSON, whose trading state may be left out."""
-    from kekbridge.reports.states import state_text
+def _state_rows(data: dict[str, Any]) -> list[tuple[str, object]]:
+    """The same from a webhook as JSON, and what opens it again if it takes no entries."""
+    from kekbridge.reports.states import state_fix, state_text
     from kekbridge.store.settings import control_from
 
     if not data["enabled"]:
-        return "disabled"
-    text = state_text(control_from(data["trading"]), now(), None) if "trading" in data else "running"
-    return "enabled" if text == "running" else text
+        return [("state", "disabled")]
+    trading = data["trading"]
+    control = control_from(trading)
+    text = state_text(control, now(), None)
+    if text == "running":
+        return [("state", "enabled")]
+    return [("state", text), ("fix", state_fix(control, now(), scope=trading["scope"], name=data["name"]))]
 
 
 def _symbols(webhook: Webhook) -> str:
@@ -480,15 +492,15 @@ def _warn_of_key_in_path(name: str) -> None:
     )
 
 
-def _print(data: dict[str, Any]) -> None:
-    """Print a webhook for people: identity, keys, then every setting under the name of its option."""
+def _print(data: dict[str, Any], zone: tzinfo | None = None) -> None:
+    """Print a webhook for people: identity, keys, then every setting under the name of its option. `zone`: of times."""
     from kekbridge.cli import render
 
     settings = data["settings"]
     rows: list[tuple[str, object]] = [
         ("name", data["name"]),
         ("id", data["id"]),
-        ("state", _shown_state(data)),
+        *_state_rows(data),
         ("webhook URL", data["webhookUrl"]),
     ]
     rows += [(key, data[key]) for key in ("apiKey", "apiSecret") if key in data]
@@ -497,10 +509,10 @@ def _print(data: dict[str, Any]) -> None:
     if data.get("keys"):
         render.heading("keys")
         columns = [
-            *(render.Column(title) for title in ("PREFIX", "CREATED")),
+            *(render.Column(title) for title in ("PREFIX", f"CREATED ({formatting.zone_name(now(), zone)})")),
             *(render.Column(title, justify="right") for title in ("LAST USED", "EXPIRES")),
         ]
-        render.table(columns, [_key_row(key) for key in data["keys"]])
+        render.table(columns, [_key_row(key, zone) for key in data["keys"]])
     render.heading("settings")
     parts = {"limits": settings["limits"], "rates": settings["rates"], "": settings}
     pairs = [
@@ -512,11 +524,11 @@ def _print(data: dict[str, Any]) -> None:
     render.note(f"not set: {', '.join(unset)}")
 
 
-def _key_row(key: dict[str, Any]) -> tuple[object, ...]:
+def _key_row(key: dict[str, Any], zone: tzinfo | None) -> tuple[object, ...]:
     used = formatting.age(_time(key["lastUsedAt"]), now()) if key["lastUsedAt"] else "never"
     end = key["revokedAt"] or key["expiresAt"]
     expires = "-" if end is None else formatting.age(_time(end), now())
-    return f"{key['prefix']}…", _time(key["createdAt"]), used, expires
+    return f"{key['prefix']}…", formatting.moment(_time(key["createdAt"]), zone), used, expires
 
 
 def _setting_text(row: Row, value: Any) -> Any:

@@ -61,7 +61,7 @@ class CreateWebhook(Operation, frozen=True, kw_only=True):
                 mode=context.mode,
                 now=context.clock(),
             )
-            return webhook_data(webhook, _url(connection, context), credentials)
+            return _data(connection, context, webhook, credentials)
 
         return await context.database.write(write)
 
@@ -84,11 +84,7 @@ class ListWebhooks(Operation, frozen=True, kw_only=True):
 
     async def run(self, context: OperatorContext) -> list[dict[str, Any]]:
         def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-            controls, url, now = settings.stored_controls(connection), _url(connection, context), context.clock()
-            return [
-                webhook_data(one, url) | {"trading": trading_data(settings.strictest(controls, one.id, now=now))}
-                for one in webhooks.list_all(connection)
-            ]
+            return [_data(connection, context, one) for one in webhooks.list_all(connection)]
 
         return await context.database.read(read)
 
@@ -104,9 +100,7 @@ class ShowWebhook(Operation, frozen=True, kw_only=True):
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             webhook = webhooks.find(connection, self.webhook)
-            control = settings.strictest(settings.stored_controls(connection), webhook.id, now=context.clock())
-            keys = {"keys": _keys_data(connection, context, webhook)}
-            return webhook_data(webhook, _url(connection, context)) | keys | {"trading": trading_data(control)}
+            return _data(connection, context, webhook) | {"keys": _keys_data(connection, context, webhook)}
 
         return await context.database.read(read)
 
@@ -124,7 +118,7 @@ class ShowCredentials(Operation, frozen=True, kw_only=True):
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             webhook = webhooks.find(connection, self.webhook)
             credentials = registry.credentials_of(connection, context.sealer, webhook, now=context.clock())
-            data = webhook_data(webhook, _url(connection, context), credentials)
+            data = _data(connection, context, webhook, credentials)
             return data | {"keys": _keys_data(connection, context, webhook)}
 
         return await context.database.read(read)
@@ -231,16 +225,16 @@ class EditWebhook(Operation, frozen=True, kw_only=True):
             webhook, now = webhooks.find(connection, self.webhook), context.clock()
             if self.options:
                 registry.check_listed(_symbols(self.options), _markets(connection, context))
-                settings = apply(self.options, webhook.settings)
-                registry.check_settings(settings)
-                if settings != webhook.settings:
-                    webhook = webhooks.change_settings(connection, webhook.id, settings, now=now)
+                wanted = apply(self.options, webhook.settings)
+                registry.check_settings(wanted)
+                if wanted != webhook.settings:
+                    webhook = webhooks.change_settings(connection, webhook.id, wanted, now=now)
             if self.new_name is not None:
                 webhook = webhooks.rename(connection, webhook.id, self.new_name, now=now)
             if self.enabled is not None and self.enabled is not webhook.enabled:
                 switch = webhooks.enable if self.enabled else webhooks.disable
                 webhook = switch(connection, webhook.id, now=now)
-            return webhook_data(webhook, _url(connection, context))
+            return _data(connection, context, webhook)
 
         return await context.database.write(write)
 
@@ -269,7 +263,7 @@ class RotateWebhook(Operation, frozen=True, kw_only=True):
                 for key in registry.valid_keys(connection, webhook, now=now)
             ]
             credentials = registry.rotate(connection, context.sealer, webhook, mode=context.mode, grace=grace, now=now)
-            return webhook_data(webhook, _url(connection, context), credentials) | {"replaced": replaced}
+            return _data(connection, context, webhook, credentials) | {"replaced": replaced}
 
         return await context.database.write(write)
 
@@ -291,7 +285,7 @@ class RevokeWebhookKey(Operation, frozen=True, kw_only=True):
             if self.key not in {one.id for one in webhooks.list_keys(connection, webhook.id)}:
                 raise NotFound("not_found", f"webhook {webhook.name} has no key with the id {self.key[:40]}")
             webhooks.revoke_key(connection, self.key, now=context.clock())
-            data = webhook_data(webhook, _url(connection, context))
+            data = _data(connection, context, webhook)
             return data | {"keys": _keys_data(connection, context, webhook)}
 
         return await context.database.write(write)
@@ -309,7 +303,7 @@ class EnableWebhook(Operation, frozen=True, kw_only=True):
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         def write(connection: sqlite3.Connection) -> dict[str, Any]:
             webhook = webhooks.find(connection, self.webhook)
-            return webhook_data(webhooks.enable(connection, webhook.id, now=context.clock()), _url(connection, context))
+            return _data(connection, context, webhooks.enable(connection, webhook.id, now=context.clock()))
 
         return await context.database.write(write)
 
@@ -326,9 +320,7 @@ class DisableWebhook(Operation, frozen=True, kw_only=True):
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         def write(connection: sqlite3.Connection) -> dict[str, Any]:
             webhook = webhooks.find(connection, self.webhook)
-            return webhook_data(
-                webhooks.disable(connection, webhook.id, now=context.clock()), _url(connection, context)
-            )
+            return _data(connection, context, webhooks.disable(connection, webhook.id, now=context.clock()))
 
         return await context.database.write(write)
 
@@ -450,6 +442,16 @@ def smallest_size(snapshot: AccountSnapshot, symbol: str, least: Decimal | None 
     return max(instrument.base_min, max(steps, own) * instrument.base_tick)
 
 
+def _data(
+    connection: sqlite3.Connection, context: OperatorContext, webhook: Webhook, credentials: Credentials | None = None
+) -> dict[str, Any]:
+    """A webhook as JSON, with what it accepts now."""
+    controls, now = settings.stored_controls(connection), context.clock()
+    control = settings.strictest(controls, webhook.id, now=now)
+    trading = trading_data(control, settings.closing_scope(controls, webhook.id, now=now))
+    return webhook_data(webhook, _url(connection, context), credentials) | {"trading": trading}
+
+
 def webhook_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:
     """A webhook as JSON; credentials only if given."""
     data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
@@ -460,10 +462,10 @@ def webhook_data(webhook: Webhook, url: str, credentials: Credentials | None = N
     return data | {"createdAt": webhook.created_at, "settings": to_jsonable(webhook.settings)}
 
 
-def trading_data(control: settings.TradingControl) -> dict[str, Any]:
-    """A trading state as JSON."""
+def trading_data(control: settings.TradingControl, scope: str) -> dict[str, Any]:
+    """A trading state as JSON; `scope`: whose it is, `account` or a webhook's id."""
     data: dict[str, Any] = to_jsonable(control)
-    return {name: data[name] for name in ("state", "reason", "by", "since", "until")}
+    return {name: data[name] for name in ("state", "reason", "by", "since", "until")} | {"scope": scope}
 
 
 def _keys_data(connection: sqlite3.Connection, context: OperatorContext, webhook: Webhook) -> list[dict[str, Any]]:

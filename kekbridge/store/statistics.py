@@ -286,10 +286,10 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
     received, refused = alerts_of_day(connection, day)
     orders = _counts(connection, "order", day)
     booked = connection.execute(
-        "SELECT fee, realized_pnl, webhook_id FROM fills WHERE executed_at >= ? AND executed_at < ?", span
+        "SELECT fee, realized_pnl FROM fills WHERE executed_at >= ? AND executed_at < ?", span
     ).fetchall()
-    fees = codec.exact_total(Decimal(fee) for fee, _, _ in booked)
-    realized = codec.exact_total(Decimal(pnl or 0) for _, pnl, _ in booked)
+    fees = codec.exact_total(Decimal(fee) for fee, _ in booked)
+    realized = codec.exact_total(Decimal(pnl or 0) for _, pnl in booked)
     charged = connection.execute("SELECT fee FROM funding WHERE at >= ? AND at < ?", span)
     funding = codec.exact_total(Decimal(fee) for (fee,) in charged)
     value, change = _equity_change(connection, began, ended)
@@ -303,20 +303,15 @@ def daily_summary(connection: sqlite3.Connection, day: date) -> dict[str, object
         "fees": _cents(fees),
         "funding": _cents(funding),
         "net_pnl": f"{net_of(realized, fees, funding):+.2f}",
-        "by_webhook": _by_webhook(connection, booked),
+        "by_webhook": _by_webhook(pnl_by_webhook(connection, since=began, until=ended)),
         "equity": "not known" if value is None else f"{value:.2f} USDC",
         "change": None if change is None else f"{change:+.2f}",
     }
 
 
-def _by_webhook(connection: sqlite3.Connection, booked: Sequence[tuple[str, str | None, str | None]]) -> str:
-    """`btc-trend +12.30, eth -4.10 USDC`: realized P&L after fees of each webhook that traded, the best first."""
-    names = {webhook.id: webhook.name for webhook in webhooks.list_all(connection)}
-    found: dict[str, Decimal] = {}
-    for fee, pnl, webhook_id in booked:
-        name = names.get(webhook_id or "", "others")
-        found[name] = found.get(name, Decimal(0)) + Decimal(pnl or 0) - Decimal(fee)
-    texts = [f"{name} {amount:+.2f}" for name, amount in sorted(found.items(), key=lambda item: -item[1])]
+def _by_webhook(parts: Iterable[PnlPart]) -> str:
+    """`btc-trend +12.30, eth -4.10 USDC`: what each webhook that traded has earned, after fees and funding; the best first."""
+    texts = [f"{part.name or 'by hand'} {part.net_pnl:+.2f}" for part in parts]
     return f"{', '.join(texts)} USDC" if texts else "no trades"
 
 

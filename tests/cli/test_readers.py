@@ -100,6 +100,14 @@ def test_hostile_alerts_are_harmless_on_the_screen(served: tuple[Served, dict[st
     assert not any(unicodedata.category(character) in ("Cc", "Cf") for line in bridge.log if line for character in line)
 
 
+def test_stats_read_and_show_times_in_one_zone(run: Any) -> None:
+    """The machine's zone, or UTC with --utc; the heading names it."""
+    run("webhook", "create", "w")
+    local = datetime(2026, 1, 15, 10, 30).astimezone()
+    assert run("stats", "--since", "2026-01-15T10:30").out.startswith(f"since 2026-01-15 10:30:00 {local:%Z}\n")
+    assert run("stats", "--since", "2026-01-15T10:30", "--utc").out.startswith("since 2026-01-15 10:30:00 UTC\n")
+
+
 def test_logs_show_events_of_the_bridge(run: Any, data_dir: Path) -> None:
     """Listed among the alerts with the text of the notification; filters on alerts exclude them."""
     run("webhook", "create", "w")

@@ -16,8 +16,10 @@ import pytest
 
 from kekbridge.config import Vault, load_settings
 from kekbridge.errors import ConfigError
-from kekbridge.model import Limits, Mode, RateLimits, WebhookSettings
+from kekbridge.model import LimitBreach, Limits, Mode, RateLimits, WebhookSettings
 from kekbridge.model.webhooks import WEBHOOK_PATH
+from kekbridge.risk.drawdown import next_midnight
+from kekbridge.store import settings
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.vault import Sealer, master_key, open_vault
@@ -48,6 +50,46 @@ def test_create_prints_everything_a_sender_needs(run: Any, data_dir: Path) -> No
     assert re.fullmatch(r"whs_[A-Za-z0-9]{20,}", created["apiSecret"])
     assert created["settings"]["requireSignature"] is True
     assert result.err == ""
+
+
+def test_every_command_about_a_webhook_says_what_it_accepts_now(run: Any, data_dir: Path) -> None:
+    """Closed by a limit or by hand it is not called enabled, and the fix is named; also in JSON."""
+    run("webhook", "create", "btc")
+    now = datetime.now(UTC)
+    tomorrow = next_midnight(now)
+    breach = LimitBreach(
+        scope="webhook", rule="daily_limit", reason="daily limit of 100.00 USDC used up", until=tomorrow
+    )
+    with Database.open(data_dir).transaction() as connection:
+        settings.close_for_breach(connection, breach, webhook_id=stored.find(connection, "btc").id, now=now)
+    until = f"exits only until {tomorrow.astimezone():%H:%M} (daily limit)"
+    for arguments in (
+        ("show", "btc"),
+        ("show", "btc", "--secret"),
+        ("edit", "btc", "--max-order-size", "1"),
+        ("rotate", "btc"),
+        ("enable", "btc"),
+    ):
+        shown = run("webhook", *arguments)
+        assert until in shown.out, arguments
+        assert "raise --daily-limit (`kekbridge webhook edit btc`)" in " ".join((shown.out + shown.err).split())
+        data = run("webhook", *arguments, "--json").data
+        assert (data["trading"]["state"], data["trading"]["scope"]) == ("exits_only", data["id"])
+    run("halt", "--reason", "storm")
+    assert "halted (storm)" in run("webhook", "show", "btc", "--secret").out
+    assert run("webhook", "disable", "btc").out == "webhook btc: disabled\n"
+
+
+def test_times_of_keys_are_in_the_zone_that_the_heading_names(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's zone, or UTC with --utc."""
+    created = run("webhook", "create", "btc", "--json").data
+    at = datetime.fromisoformat(created["createdAt"])
+    local = at.astimezone()
+    assert f"CREATED ({local:%Z})" in run("webhook", "show", "btc").out
+    assert f"{local:%Y-%m-%d %H:%M:%S}" in run("webhook", "show", "btc").out
+    shown = run("webhook", "show", "btc", "--utc").out
+    assert "CREATED (UTC)" in shown
+    assert f"{at:%Y-%m-%d %H:%M:%S}" in shown
 
 
 def test_credentials_are_stored_sealed_and_found_by_the_daemon(run: Any, data_dir: Path) -> None:

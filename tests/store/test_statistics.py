@@ -173,7 +173,7 @@ def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection, bo
         "fees": "1.00",
         "funding": "0.25",
         "net_pnl": "+9.00",
-        "by_webhook": "others +9.25 USDC",
+        "by_webhook": "by hand +9.00 USDC",
         "equity": "1509.00 USDC",
         "change": "+9.00",
     }
