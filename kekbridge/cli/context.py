@@ -5,6 +5,7 @@ Options after the command's name override those before it. Everything is opened 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,20 +84,24 @@ def own_context(
 
 @contextmanager
 def open_database(context: CliContext, *, create: bool = False) -> Iterator[Database]:
-    """Open the data directory's database to read.
+    """Open the data directory's database to read; one whose files are closed to this user is read through its bridge.
 
-    Raises NotFound, with the fix, when there is none yet and `create` is False; NoAccess for another user's.
+    Raises NotFound, with the fix, when there is none yet and `create` is False; NoAccess for another user's without a bridge that answers.
     """
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.database import Database
     from kekbridge.store.lock import DaemonLock
 
-    if is_hidden(context.data_dir / FILE_NAME):
+    if is_closed(context.data_dir / FILE_NAME):
+        from kekbridge.cli.bridge_database import BridgeDatabase
         from kekbridge.cli.control import NoAccess
 
-        raise NoAccess(context.data_dir, needs_files=True)
-    is_running = DaemonLock.holder(context.data_dir) is not None
-    database = Database.open(context.data_dir, create=create, migrate=not is_running)
+        if context.control_socket is None:
+            raise NoAccess(context.data_dir)
+        yield BridgeDatabase(context)
+        return
+    has_daemon = DaemonLock.holder(context.data_dir) is not None
+    database = Database.open(context.data_dir, create=create, migrate=not has_daemon)
     try:
         yield database
     finally:
@@ -149,22 +154,44 @@ def mode_in_force(context: CliContext, database: Database) -> Mode:
 
 def webhook_url(context: CliContext, connection: sqlite3.Connection) -> str:
     """Return the URL for TradingView: the running daemon's, else the one that follows from the settings."""
-    from kekbridge.store.lock import DaemonLock
     from kekbridge.webhooks import registry
 
-    is_running = DaemonLock.holder(context.data_dir) is not None
-    return registry.webhook_url(connection, context.settings, is_running=is_running)
+    return registry.webhook_url(connection, context.settings, is_running=is_running(context))
 
 
-def is_hidden(path: Path) -> bool:
-    """True if this user may not see whether the file exists."""
+def is_closed(path: Path) -> bool:
+    """True if this user may not see whether the file exists, or not use it as SQLite has to."""
     try:
         path.lstat()
     except PermissionError:
         return True
     except OSError:
         return False
-    return False
+    return not os.access(path, os.R_OK | os.W_OK)
+
+
+def is_running(context: CliContext) -> bool:
+    """True if a bridge uses the data directory now."""
+    from kekbridge.store.lock import DaemonLock
+
+    return context.control_socket is not None or DaemonLock.holder(context.data_dir) is not None
+
+
+def settings_in_force(context: CliContext) -> Settings:
+    """The settings of the bridge that runs, which may have others than this command; else the command's own."""
+    if context.control_socket is None:
+        return context.settings
+    from pydantic import ValidationError
+
+    from kekbridge.cli.control import run_operation
+    from kekbridge.config import Settings
+    from kekbridge.errors import ConfigError
+    from kekbridge.ops.read_operations import ShowSettings
+
+    try:
+        return Settings.model_validate(run_operation(context, ShowSettings()))
+    except ValidationError:
+        raise ConfigError("the bridge is of another version than this command; restart it after an upgrade") from None
 
 
 def now() -> datetime:

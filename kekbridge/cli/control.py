@@ -10,7 +10,9 @@ import http.client
 import json
 import os
 import pwd
+import shlex
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kekbridge.cli.options import ARGUMENTS
 from kekbridge.daemon.control_socket import NAME, find_socket, identity, service_place
 from kekbridge.errors import ConfigError, NotFound, OperatorError
 from kekbridge.store.lock import DaemonLock, LockOwner, lock_owner
@@ -56,16 +59,33 @@ class NoAccess(OperatorError):
 
     exit_code = 3
 
-    def __init__(self, path: Path, *, needs_files: bool = False) -> None:
-        """`needs_files`: the control socket is not enough."""
+    def __init__(self, path: Path) -> None:
+        """`path`: the control socket, or the data directory of a bridge that does not answer."""
         service = service_place()
         if path in (service.socket, service.data_dir):
             group = "join the group kekbridge (sudo usermod -aG kekbridge USER, then log in again)"
-            fix = "use sudo" if needs_files else f"use sudo, or {group}"
-            fix += "; a bridge of your own is named with --data-dir"
+            start = "" if path == service.socket else "start the service (sudo systemctl start kekbridge) and "
+            fix = f"run `{sudo_line()}`, or {start}{group}; a bridge of your own is named with --data-dir"
         else:
-            fix = f"use sudo, or run the command as {_owner_of(path)}"
+            data_dir = path.parent if path.name == NAME else path
+            fix = f"run `{sudo_line(data_dir)}`, or the command as {_owner_of(path)}"
         super().__init__("no_access", f"{path}: permission denied; {fix}")
+
+
+def sudo_line(data_dir: Path | None = None) -> str:
+    """The command line that runs now, as root has to type it. `data_dir`: not the service's, and sudo keeps no variable that names it."""
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    line = ["kekbridge"]
+    if program.name == "__main__.py":
+        line = [sys.executable, "-m", "kekbridge"]
+    elif program.name == "kekbridge" and program.is_absolute() and str(program.parent) not in _ROOTS_PATH:
+        line = [str(program)]
+    directory = [] if data_dir is None or "--data-dir" in ARGUMENTS else ["--data-dir", str(data_dir)]
+    return shlex.join(["sudo", *line, *ARGUMENTS, *directory])
+
+
+#: Where sudo looks for programs.
+_ROOTS_PATH: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 class VaultOutOfReach(OperatorError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.context import is_running, now, open_database, resolve_context
 from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions, Json, examples
 
@@ -35,13 +35,11 @@ def jobs(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
 
     from kekbridge.cli import render
     from kekbridge.store import job_runs
-    from kekbridge.store.lock import DaemonLock
 
     context = resolve_context(ctx, data_dir, config)
-    is_running = DaemonLock.holder(context.data_dir) is not None
     with open_database(context) as database, database.snapshot() as connection:
         runs = job_runs.list_runs(connection)
-    if not is_running:
+    if not is_running(context):
         runs = tuple(replace(run, next_at=None) for run in runs)
     if as_json:
         render.as_json(runs)

@@ -65,8 +65,10 @@ def run_command(arguments: list[str]) -> int:
     from typer.main import get_command
 
     from kekbridge.cli.app import app
+    from kekbridge.cli.options import ARGUMENTS
     from kekbridge.errors import KekbridgeError
 
+    ARGUMENTS[:] = arguments
     if any("\udc80" <= character <= "\udcff" for text in arguments for character in text):
         _print_error(
             f"an argument is not valid {sys.getfilesystemencoding()} text; type it again, or set the locale to UTF-8"

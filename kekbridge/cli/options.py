@@ -10,6 +10,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+#: The arguments of the command that runs; main.py sets them.
+ARGUMENTS: list[str] = []
+
 
 class GlobalOptions(NamedTuple):
     """Options given before the command's name."""

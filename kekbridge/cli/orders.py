@@ -9,7 +9,7 @@ import typer
 
 from kekbridge import formatting, parsing
 from kekbridge.cli import filters
-from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.context import is_running, now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 from kekbridge.ops import known_names
 
@@ -107,7 +107,6 @@ def list_positions(
     from kekbridge.cli import render
     from kekbridge.ops import queries
     from kekbridge.store import positions as stored
-    from kekbridge.store.lock import DaemonLock
     from kekbridge.webhooks.registry import price_ticks
 
     context = resolve_context(ctx, data_dir, config)
@@ -131,7 +130,7 @@ def list_positions(
             render.Column("SEEN", justify="right", drop=1),
         ]
         render.table(columns, [_position_row(position, seen_at, ticks.get(position.symbol)) for position in held])
-    if DaemonLock.holder(context.data_dir) is None:
+    if not is_running(context):
         render.note("The bridge is not running; these are the positions that it last saw.")
 
 

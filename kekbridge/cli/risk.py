@@ -11,7 +11,7 @@ import typer
 
 from kekbridge import formatting
 from kekbridge.cli import filters
-from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.context import now, open_database, resolve_context, settings_in_force
 from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -48,7 +48,7 @@ def show(
 
     context = resolve_context(ctx, data_dir, config)
     with open_database(context) as database, database.snapshot() as connection:
-        usage = limits.read(connection, context.settings, webhook, at=now())
+        usage = limits.read(connection, settings_in_force(context), webhook, at=now())
     if as_json:
         render.as_json(usage)
         return

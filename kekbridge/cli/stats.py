@@ -9,7 +9,7 @@ import typer
 
 from kekbridge import formatting, parsing
 from kekbridge.cli import filters
-from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.context import now, open_database, resolve_context, settings_in_force
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ def stats(
     start = None if since == _ALL else parsing.instant("--since", since, now(), zone)
     with open_database(context) as database, database.snapshot() as connection:
         if as_json:
-            render.as_json(queries.statistics_of(connection, context.settings, since=start, webhook=webhook, now=now()))
+            render.as_json(
+                queries.statistics_of(connection, settings_in_force(context), since=start, webhook=webhook, now=now())
+            )
             return
         found = statistics.read(connection, since=start, now=now(), webhook=webhook)
-        limits = limit_report.read(connection, context.settings, webhook, at=now())["scopes"]
+        limits = limit_report.read(connection, settings_in_force(context), webhook, at=now())["scopes"]
     _print_report(found.report, zone, is_for_webhook=webhook is not None)
     used = [line for scope in limits for line in _limit_usage(scope)]
     if used:

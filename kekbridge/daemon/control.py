@@ -116,7 +116,8 @@ class ControlServer:
                 f"the bridge failed on {name[:40]}; its log has the details, and it may have taken effect",
             )
             return _failure(bug, 500)
-        log.info("operation", operation=name, **_peer(request))
+        if kind.is_logged:
+            log.info("operation", operation=name, **_peer(request))
         return web.json_response({"result": result})
 
     def _check_data_dir(self, request: web.Request) -> None:

@@ -172,6 +172,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     opens_vault: ClassVar[bool] = False
     #: Only a running daemon can do it.
     needs_daemon: ClassVar[bool] = False
+    #: The daemon's log says that it was run. False for what commands ask for several times a second.
+    is_logged: ClassVar[bool] = True
     #: How long a command waits for the daemon's answer, in seconds.
     answer_within_s: ClassVar[float] = 10.0
 

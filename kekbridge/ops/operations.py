@@ -12,6 +12,7 @@ from kekbridge.formatting import to_jsonable
 from kekbridge.ops import backup_operations, checklist, message_trial, web_token
 from kekbridge.ops import key_registration as registration
 from kekbridge.ops import notify_settings as notify
+from kekbridge.ops import read_operations as read
 from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
 from kekbridge.ops import webhook_operations as webhook
@@ -49,6 +50,8 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     web_token.ShowWebAccess,
     web_token.MakeSignInLink,
     web_token.RotateWebToken,
+    read.Select,
+    read.ShowSettings,
     vault.SetChannels,
     vault.ChangeChannels,
     vault.ListChannels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -10,7 +11,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -24,6 +25,7 @@ from kekbridge.store.lock import DaemonLock
 from tests.cli.conftest import Run
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, serving
 from tests.cli.terminal import at_terminal
+from tests.system.harness import call, wait_until
 
 STATE_COMMANDS = (
     ("halt",),
@@ -147,9 +149,82 @@ def test_a_service_out_of_reach_is_never_passed_over(
     child.join(DEADLINE_S)
     assert code == 3
     assert f"{root / 'run/kekbridge/control.sock'}: permission denied" in error
-    assert "use sudo, or join the group kekbridge" in error
+    assert "run `sudo kekbridge halt`, or join the group kekbridge" in error
     assert named_code == 0  # it was named
     assert service.data("dashboard")["trading"]["state"] == "running"
+
+
+_READING: Final = (
+    "positions",
+    "orders",
+    "logs",
+    "explain first",
+    "stats",
+    "risk show",
+    "webhook list",
+    "history list",
+    "export fills",
+    "jobs",
+)
+_GROUP: Final = 4_242
+
+
+def _read_as_another_user(group: int, results: Any) -> None:
+    os.setgroups([group])
+    os.setgid(group)
+    os.setuid(65_534)
+    found = []
+    for command in _READING:
+        with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()) as out:
+            found.append((run_command([*command.split(), "--json"]), out.getvalue(), errors.getvalue()))
+    results.put(found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_members_of_the_services_group_read_without_sudo(
+    run: Run, service: Served, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They see what root sees, with the settings of the service; others get exit code 3 and the very line to type."""
+    runtime = root / "run/kekbridge"
+    for path in (runtime, runtime / "control.sock"):
+        shutil.chown(path, group=_GROUP)
+    (root / "run").chmod(0o755)
+    wait_until(lambda: service.data("dashboard")["ready"]["ready"])
+    webhook = service.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
+    alert = {
+        "apiKey": webhook["apiKey"],
+        "alertId": "first",
+        "action": "buy",
+        "symbol": "BTCUSDT.P",
+        "quantity": "0.001",
+    }
+    assert call(webhook["webhookUrl"], alert)["status"] == "filled"
+    wait_until(lambda: service.data("positions"))
+    own = root / "own"
+    monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(root / "var/lib/kekbridge"))
+    expected = [
+        run(*command.split(), "--json") for command in _READING
+    ]  # also imports what others may not be able to read
+    importlib.import_module("kekbridge.cli.bridge_database")
+    monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(own))
+    found = []
+    for group in (_GROUP, 65_534):
+        context = multiprocessing.get_context("fork")
+        results = context.Queue()
+        child = context.Process(target=_read_as_another_user, args=(group, results))
+        child.start()
+        found.append(results.get(timeout=DEADLINE_S))
+        child.join(DEADLINE_S)
+    members, others = found
+    for command, (code, out, error), wanted in zip(_READING, members, expected, strict=True):
+        assert (code, error) == (0, wanted.err), command
+        if command in ("orders", "explain first", "webhook list", "export fills"):
+            assert out == wanted.out, command
+        assert out
+    for command, (code, out, error) in zip(_READING, others, strict=True):
+        assert (code, out) == (3, "")
+        assert f"run `sudo kekbridge {command} --json`, or join the group kekbridge" in error
+    assert not own.exists()
 
 
 def test_a_bridge_elsewhere_is_pointed_at(run: Run, tmp_path: Path) -> None:
