@@ -1,24 +1,21 @@
-"""Web pages of the log and of one alert, from the functions behind `kekbridge logs` and `kekbridge explain`. Read-only."""
+"""Web page of the log, from the functions behind `kekbridge logs`. Read-only; one alert is shown by alert_detail.py."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import htpy as h
 from aiohttp import web
-from htpy import Node, Renderable
+from htpy import Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.elements import gain, moment_element, pairs, select, status, table, timeline
+from kekbridge.admin.elements import moment_element, select, status, table
 from kekbridge.admin.service import AdminService, alert_data
-from kekbridge.formatting import SHORT_ID, market, moment, to_jsonable
-from kekbridge.reports import alert_report
-from kekbridge.reports.alert_report import Section
+from kekbridge.formatting import market, moment, to_jsonable
 from kekbridge.store import alerts, rejected_requests, webhooks
 from kekbridge.webhooks.registry import perp_symbol
 
@@ -33,16 +30,15 @@ _FILTERS: Final = ("webhook", "status", "code", "symbol", "since", "until", "tex
 
 
 class AlertPages:
-    """Handlers of the log and the alert pages. `page` renders a whole page from a title and contents."""
+    """Handler of the log. `page` renders a whole page from a title and contents."""
 
     def __init__(self, service: AdminService, page: Callable[..., web.Response]) -> None:
         self._service = service
         self._page = page
 
     def register(self, router: web.UrlDispatcher) -> None:
-        """Add the routes."""
+        """Add the route."""
         router.add_get("/log", self._log)
-        router.add_get("/log/{alert}", self._alert)
 
     async def _log(self, request: web.Request) -> web.Response:
         filters = {name: request.query.get(name, "").strip() for name in _FILTERS}
@@ -124,20 +120,6 @@ class AlertPages:
             is_live=before is None,
         )
 
-    async def _alert(self, request: web.Request) -> web.Response:
-        report = await self._service.database.read(alert_report.read, request.match_info["alert"])
-        parts: list[Node] = []
-        sections = report.sections(self._service.clock())
-        for section in sections:
-            if section.kind in ("alert", "order"):  # followed by what is shown beside it: message, replies
-                beside = next(sections)
-                parts.append(h.div(class_="columns")[_section(section), _section(beside)])
-            elif section.kind == "stages":
-                parts += [h.h2[section.title], timeline(report.stages)]
-            else:
-                parts.append(_section(section))
-        return self._page(request, f"Alert {report.alert.id[:SHORT_ID]}", *parts)
-
 
 def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
     """A row of the alert table, from an alert's JSON."""
@@ -208,44 +190,3 @@ def _search(filters: Mapping[str, str], names: Iterable[str]) -> Renderable:
     clear = h.a(href="/log", class_="button")["Clear"] if any(filters.values()) else None
     form = h.form(method="get", action="/log", class_="fields search")[*fields, h.button["Filter"], clear]
     return h.details(open=any(filters.values()))[h.summary["Filter"], form]
-
-
-def _section(section: Section) -> Renderable:
-    """One section of an alert's report; what is long and rarely read is folded away."""
-    heading = h.h2[section.title]
-    if section.kind == "rules":
-        return h.section[heading, *_rules(section)]
-    if section.kind == "request":
-        ((_, body),) = section.rows
-        return h.details[h.summary[section.title], h.pre[str(body)]]
-    if section.columns:
-        return h.section[heading, _table(section, section.rows, empty="Not sent.")]
-    rows = ((str(name), status(value) if name == "Status" else value) for name, value in section.rows)
-    return h.section[heading, pairs(rows)]
-
-
-def _rules(section: Section) -> list[Renderable]:
-    """What was denied; what passed, folded away, with the rules that have a limit first."""
-    denied = [row for row in section.rows if row[-1] == "denied"]
-    passed = [row for row in section.rows if row[-1] != "denied"]
-    parts = [_table(section, denied, empty="No rule was checked.")] if denied or not passed else []
-    if passed:
-        limit = section.columns.index("Limit")
-        passed.sort(key=lambda row: row[limit] == "no limit")
-        limited = sum(1 for row in passed if row[limit] != "no limit")
-        summary = f"{len(passed)} rules passed, {limited} of them with a limit"
-        parts.append(h.details[h.summary[summary], _table(section, passed, empty="")])
-    return parts
-
-
-def _table(section: Section, rows: Iterable[Sequence[object]], *, empty: str) -> Renderable:
-    def cell(title: str, value: object) -> object:
-        if title in ("Status", "Verdict"):
-            return status(value)
-        return gain(value) if title == "Realized P&L" and isinstance(value, Decimal) else value
-
-    return table(
-        section.columns,
-        ([cell(title, value) for title, value in zip(section.columns, row, strict=True)] for row in rows),
-        empty=empty,
-    )

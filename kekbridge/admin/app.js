@@ -32,6 +32,7 @@
   function enhance(part) {
     showTimes(part);
     for (const element of part.querySelectorAll("[data-script], [data-copy]")) element.hidden = false;
+    for (const plot of part.querySelectorAll("[data-crosshair]")) plot.setAttribute("tabindex", "0");
   }
 
   // ------------------------------------------------------------------------------------------------------ copying
@@ -45,6 +46,48 @@
       button.textContent = "Copy it by hand";
     }
     setTimeout(() => { button.textContent = label; }, 2000);
+  }
+
+  // ------------------------------------------------------------------------------------------------------ crosshair
+  let crossed = null; // the chart that shows one, and the point that it shows
+  let point = 0;
+
+  function hideCrosshair() {
+    crossed?.querySelectorAll(":scope > .cross").forEach((part) => part.remove());
+    if (crossed) crossed.closest("figure").querySelector("output").textContent = "";
+    crossed = null;
+  }
+
+  // Shows the point of a curve that `choose` picks from the seconds of all of them.
+  function showCrosshair(plot, choose) {
+    const numbers = (name) => plot.dataset[name].split(" ").map(Number);
+    const [at, values, peaks, [from], [to], [low], [high]] = ["at", "values", "peaks", "from", "to", "low", "high"].map(numbers);
+    if (crossed !== plot) { hideCrosshair(); crossed = plot; point = at.length; }
+    point = Math.max(0, Math.min(at.length - 1, choose(at, to - from)));
+    const x = `${(at[point] / (to - from)) * 100}%`;
+    const y = `${(1 - (values[point] - low) / (high - low)) * 100}%`;
+    const marks = { line: { x1: x, x2: x, y1: "0", y2: "100%" }, circle: { cx: x, cy: y, r: "4" } };
+    for (const [name, attributes] of Object.entries(marks)) {
+      const mark = plot.querySelector(`:scope > ${name}.cross`)
+        ?? plot.appendChild(document.createElementNS("http://www.w3.org/2000/svg", name));
+      for (const [key, value] of Object.entries({ class: "cross", ...attributes })) mark.setAttribute(key, value);
+    }
+    const time = new Date((from + at[point]) * 1000);
+    const day = `${two(time.getMonth() + 1)}-${two(time.getDate())} ${two(time.getHours())}:${two(time.getMinutes())}`;
+    const fall = peaks[point] > 0 ? Math.max(0, (1 - values[point] / peaks[point]) * 100) : 0;
+    const amount = values[point].toLocaleString("en-US", { minimumFractionDigits: 2 });
+    plot.closest("figure").querySelector("output").textContent = `${day}: ${amount} USDC, ${fall.toFixed(2)} % below its peak`;
+  }
+
+  function followPointer(event) {
+    const plot = event.target.closest?.("[data-crosshair]");
+    if (!plot) { hideCrosshair(); return; }
+    const box = plot.getBoundingClientRect();
+    const share = (event.clientX - box.left) / box.width;
+    showCrosshair(plot, (at, length) => {
+      const distances = at.map((seconds) => Math.abs(seconds - share * length));
+      return distances.indexOf(Math.min(...distances));
+    });
   }
 
   // --------------------------------------------------------------------------------------------- changes in place
@@ -294,7 +337,15 @@
     }
   });
 
+  document.addEventListener("pointermove", followPointer);
+  document.addEventListener("pointerdown", followPointer);
+
   document.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+    if (step && event.target.matches("[data-crosshair]")) {
+      event.preventDefault();
+      showCrosshair(event.target, () => point + step);
+    }
     if (event.key !== "Escape") return;
     for (const menu of document.querySelectorAll("details.more[open]")) {
       menu.open = false;

@@ -28,6 +28,7 @@ _ZERO: Final = Decimal(0)
 _TABLE_ROWS: Final = 48
 # Labels along the x axis at most; a phone shows every second one.
 _X_LABELS: Final = 8
+_BIN_LABELS: Final = 6
 _ROW_PX: Final = 44
 _STAGE_PX: Final = 30
 # A stage so much longer than all before it is cut: a limit order may rest for hours.
@@ -124,13 +125,17 @@ def equity_chart(marks: Sequence[EquityMark], *, title: str, name: str = "equity
 # ------------------------------------------------------------------------------------------------------------- bar charts
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, name: str, titles: tuple[str, str], note: str = "") -> Element:
-    """Vertical bars beside each other, as of days: gains above zero, losses below. `titles`: of the table's columns."""
+def bar_chart(
+    bars: Sequence[Bar], *, title: str, name: str, titles: tuple[str, str], note: str = "", is_gain: bool = False
+) -> Element:
+    """Vertical bars beside each other, as of days; with `is_gain` in the colours of gains and losses. `titles`: of the table's columns."""
     if not bars:
         return _figure(title, "none in this period")
     ticks = round_ticks(min(_ZERO, *(bar.value for bar in bars)), max(_ZERO, *(bar.value for bar in bars)))
     width = _FRAME / len(bars)
-    drawn = [_bar(bar, index * width + width * 0.1, width * 0.8, ticks) for index, bar in enumerate(bars)]
+    drawn = [
+        _bar(bar, index * width + width * 0.1, width * 0.8, ticks, is_gain=is_gain) for index, bar in enumerate(bars)
+    ]
     each = -(-len(bars) // _X_LABELS)
     labels = [((index + 0.5) / len(bars), bars[index].label) for index in range(0, len(bars), each)]
     return _figure(
@@ -147,7 +152,9 @@ def bar_chart(bars: Sequence[Bar], *, title: str, name: str, titles: tuple[str, 
     )
 
 
-def row_chart(bars: Sequence[Bar], *, title: str, name: str, titles: tuple[str, str], most: int = 15) -> Element:
+def row_chart(
+    bars: Sequence[Bar], *, title: str, name: str, titles: tuple[str, str], most: int = 15, is_gain: bool = False
+) -> Element:
     """Horizontal bars below each other with their names, as of webhooks; of more than `most`, the largest are drawn."""
     if not bars:
         return _figure(title, "none in this period")
@@ -163,10 +170,10 @@ def row_chart(bars: Sequence[Bar], *, title: str, name: str, titles: tuple[str, 
         top = index * _ROW_PX
         rows.append(
             _g[
-                _text(".name", x="0", y=str(top + 16))[bar.label],
-                _text(".value", x="100%", y=str(top + 16))[bar.text],
+                _text(".label", x="0", y=str(top + 16))[bar.label],
+                _text(".amount", x="100%", y=str(top + 16))[bar.text],
                 _rect(
-                    f".{_kind(bar.value)}",
+                    f".{_kind(bar.value, is_gain=is_gain)}",
                     x=_percent(min(zero, end)),
                     y=str(top + 22),
                     width=_percent(abs(end - zero)),
@@ -211,11 +218,11 @@ def histogram(bins: Sequence[Bin], *, title: str, name: str, unit: str, note: st
     ticks = round_ticks(_ZERO, Decimal(max(1, *(one.count for one in bins))), most=5)
     width = _FRAME / len(bins)
     bars = [Bar(_range(one, unit), Decimal(one.count), str(one.count)) for one in bins]
-    drawn = [_bar(bar, index * width + 1, max(width - 2, 1), ticks) for index, bar in enumerate(bars)]
+    drawn = [_bar(bar, index * width + 1, max(width - 2, 1), ticks, is_gain=False) for index, bar in enumerate(bars)]
     edges = [(index / len(bins), _number(one.low)) for index, one in enumerate(bins) if one.low is not None]
     if bins[-1].high is not None:
         edges.append((1.0, _number(bins[-1].high)))
-    each = max(1, -(-len(edges) // _X_LABELS))
+    each = max(1, -(-len(edges) // _BIN_LABELS))
     return _figure(
         title,
         note,
@@ -266,8 +273,8 @@ def waterfall(stages: Sequence[StageSpan], *, title: str, name: str = "waterfall
         width = max(end - begin, 0.004)
         rows.append(
             _g[
-                _text(".name", x="0", y=str(top + 13))[stage.name],
-                _text(".value", x="100%", y=str(top + 13))[_stage_text(stage)],
+                _text(".label", x="0", y=str(top + 13))[stage.name],
+                _text(".amount", x="100%", y=str(top + 13))[_stage_text(stage)],
                 _rect(kind, x=_percent(min(begin, 1 - width)), y=str(top + 17), width=_percent(width), height="8"),
             ]
         )
@@ -318,16 +325,19 @@ def _stretched(*shapes: Element) -> Element:
     )[shapes]
 
 
-def _bar(bar: Bar, x: float, width: float, ticks: Sequence[Decimal]) -> Element:
+def _bar(bar: Bar, x: float, width: float, ticks: Sequence[Decimal], *, is_gain: bool) -> Element:
     """A vertical bar from zero, with its figures for the pointer."""
     zero, end = (1 - share_between(value, ticks[0], ticks[-1]) for value in (_ZERO, bar.value))
     top, height = min(zero, end) * _FRAME, abs(end - zero) * _FRAME
-    return _rect(f".{_kind(bar.value)}", x=f"{x:.1f}", y=f"{top:.1f}", width=f"{width:.1f}", height=f"{height:.1f}")[
+    kind = _kind(bar.value, is_gain=is_gain)
+    return _rect(f".{kind}", x=f"{x:.1f}", y=f"{top:.1f}", width=f"{width:.1f}", height=f"{height:.1f}")[
         _title[f"{bar.label}: {bar.text}"]
     ]
 
 
-def _kind(value: Decimal) -> str:
+def _kind(value: Decimal, *, is_gain: bool) -> str:
+    if not is_gain:
+        return "count"
     return "loss" if value < 0 else "gain"
 
 

@@ -5,8 +5,8 @@ htpy escapes every text and attribute, so that outside text cannot become markup
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
 
@@ -94,44 +94,6 @@ def select(name: str, chosen: str, options: Iterable[tuple[str, str]]) -> Render
     return h.select(name=name)[elements]
 
 
-def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Renderable:
-    """A line chart over time as inline SVG, with its minimum and maximum."""
-    if len(points) < 2:
-        return h.p(class_="dim")[f"{label}: not enough data yet (one point per minute)."]
-    low, high = min(value for _, value in points), max(value for _, value in points)
-    start, whole = points[0][0], (points[-1][0] - points[0][0]).total_seconds() or 1.0
-    spread = high - low or Decimal(1)
-    drawn = " ".join(
-        f"{(at - start).total_seconds() / whole * 600:.1f},{110 - float((value - low) / spread) * 100:.1f}"
-        for at, value in points
-    )
-    chart = h.svg(viewBox="0 0 600 120", role="img", aria_label=label, class_="curve", preserveAspectRatio="none")[
-        h.polyline(points=drawn)
-    ]
-    ends = f"{start:%m-%d %H:%M} to {points[-1][0]:%m-%d %H:%M} UTC"
-    caption = f"{label}: now {points[-1][1]:,.2f} USDC, low {low:,.2f}, high {high:,.2f}, {ends}"
-    return h.figure[chart, h.figcaption[caption]]
-
-
-def bars(days: Sequence[tuple[date, int]], *, label: str) -> Renderable:
-    """A bar chart by day as inline SVG."""
-    most = max((count for _, count in days), default=0) or 1
-    width = 600 / max(len(days), 1)
-    drawn = [
-        h.rect(
-            x=f"{index * width + 1:.1f}",
-            width=f"{width - 2:.1f}",
-            y=f"{118 - count / most * 110:.1f}",
-            height=f"{count / most * 110 + 1:.1f}",
-        )
-        for index, (_, count) in enumerate(days)
-    ]
-    chart = h.svg(viewBox="0 0 600 120", role="img", aria_label=label, class_="bars", preserveAspectRatio="none")[drawn]
-    ends = f", {days[0][0]:%m-%d} to {days[-1][0]:%m-%d}" if days else ""
-    caption = f"{label}: {sum(count for _, count in days)} in total, at most {max((c for _, c in days), default=0)} per day{ends}"
-    return h.figure[chart, h.figcaption[caption]]
-
-
 def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Renderable:
     """A limit with a bar of its used share; no bar if the share is unknown."""
     filled = None
@@ -150,20 +112,6 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Renderable:
     """A list of names and values; empty values are left out."""
     shown = [(h.dt[name], h.dd[_shown(value)]) for name, value in rows if value not in (None, "")]
     return h.dl[shown]
-
-
-def timeline(stages: Mapping[str, float]) -> Renderable:
-    """Latency in milliseconds by stage, as bars that begin at the receipt."""
-    longest = max((value for name, value in stages.items() if name != "received"), default=0.0) or 1.0
-    rows = []
-    for name, milliseconds in stages.items():
-        if name == "received":  # measured from when the alert fired, and mostly network time
-            rows.append(h.div(class_="limit")[h.b[name], h.span[f"{milliseconds:,.1f} ms"]])
-            continue
-        bar = h.rect(width=f"{max(milliseconds / longest * 100, 0.5):.1f}", height="6", class_="used")
-        drawn = h.svg(viewBox="0 0 100 6", preserveAspectRatio="none", class_="gauge", role="img", aria_label=name)[bar]
-        rows.append(h.div(class_="limit")[h.b[name], h.span[f"{milliseconds:,.1f} ms"], drawn])
-    return h.div(class_="limits stages")[rows]
 
 
 def form_key(request: web.Request) -> Renderable | None:

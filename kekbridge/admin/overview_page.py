@@ -14,8 +14,9 @@ from htpy import Node, Renderable
 
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import alert_row, alert_table
+from kekbridge.admin.charts import equity_chart
 from kekbridge.admin.checklist import ChecklistForms
-from kekbridge.admin.elements import curve, gain, gauge, moment_element, status, with_code
+from kekbridge.admin.elements import gain, gauge, moment_element, status, with_code
 from kekbridge.admin.service import AdminService, alert_data, conditions_in_force
 from kekbridge.admin.trading_pages import orders_table, positions_table
 from kekbridge.config import Settings
@@ -63,7 +64,7 @@ class OverviewPage:
             _live("state", _trading_state(live, stored.scopes)),
             _live("controls", self._forms.controls(request, stored.state)),
             _live("tiles", h.div(class_="tiles")[_tiles(live["account"], stored)]),
-            _live("equity", curve([(one.at, one.value) for one in stored.equity], label="Equity, 7 days")),
+            _live("equity", equity_chart(stored.equity, title="Equity, 7 days")),
             h.h2["Positions"],
             _live("positions", positions_table(live["account"])),
             h.h2["Open orders"],

@@ -1,17 +1,11 @@
-"""`kekbridge replay`: a dry run of a stored alert in the daemon, under the current limits or others. Sends no order.
-
-The stored message has its credentials shortened, so its own signature cannot be verified: the request is signed with the webhook's
-secret instead, and the message's age is not checked.
-"""
+"""`kekbridge replay`: a dry run of a stored alert in the daemon, under the current limits or others. Sends no order."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ulid import ULID
 
 from kekbridge import parsing
 from kekbridge.cli import filters
@@ -23,8 +17,6 @@ if TYPE_CHECKING:
     from kekbridge.model import Webhook
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-_ELLIPSIS: Final = "…"  # marks parts of a stored message that were left out or shortened
 
 
 @app.command(
@@ -71,7 +63,7 @@ def replay(
     """
     from kekbridge.cli.control import run_operation
     from kekbridge.cli.send import show_reply
-    from kekbridge.ops.webhook_operations import SendAlert
+    from kekbridge.ops.replay import ReplayAlert
     from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored_webhooks
 
@@ -80,36 +72,8 @@ def replay(
     with open_database(context) as database, database.snapshot() as connection:
         stored = alerts.find(connection, alert)
         target = stored_webhooks.find(connection, webhook or stored.webhook_id or stored.webhook_name or "")
-    operation = SendAlert(
-        webhook=target.id,
-        message=_message(stored.payload),
-        dry_run=True,
-        limits=_read_limits(limits, target),
-        is_replay=True,
-        url=url,
-    )
+    operation = ReplayAlert(alert=stored.id, webhook=target.id, limits=_read_limits(limits, target), url=url)
     return show_reply(run_operation(context, operation), as_json=as_json)
-
-
-def _message(payload: Mapping[str, Any]) -> str:
-    """Build a new message from a stored one: a new alertId, no credentials. Raises ConfigError if parts are missing."""
-    from kekbridge.alerts.field_names import CREDENTIAL_FIELDS, IDENTITY_FIELDS, canonical_name
-
-    dropped = IDENTITY_FIELDS | frozenset(CREDENTIAL_FIELDS)
-
-    def without_identity(step: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in step.items() if canonical_name(name) not in dropped}
-
-    message = without_identity(payload)
-    if isinstance(payload.get("steps"), list):
-        message["steps"] = [without_identity(step) for step in payload["steps"] if isinstance(step, Mapping)]
-    text = json.dumps(message, ensure_ascii=False, default=str)
-    if _ELLIPSIS in text:
-        raise ConfigError(
-            "parts of this alert were not stored, so it cannot be replayed; send the message with `webhook test` instead"
-        )
-    message |= {"alertId": f"replay-{ULID()}"}
-    return json.dumps(message, ensure_ascii=False, default=str)
 
 
 def _read_limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
 from kekbridge.ops import webhook_operations as webhook
 from kekbridge.ops.operation import Operation, OperatorContext
+from kekbridge.ops.replay import ReplayAlert
 
 _ROWS: Final[tuple[type[Operation], ...]] = (
     trading.Halt,
@@ -47,6 +48,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     webhook.SendAlert,
     message_trial.TryMessage,
     webhook.TryOrder,
+    ReplayAlert,
     web_token.ShowWebAccess,
     web_token.MakeSignInLink,
     web_token.RotateWebToken,

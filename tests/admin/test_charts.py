@@ -104,7 +104,7 @@ def test_equity_curve_shades_the_drawdown() -> None:
 def test_bars_are_inside_their_frame(values: list[tuple[str, Decimal]]) -> None:
     """Gains and losses of any size: every bar inside, every name escaped, every figure in a table or beside its bar."""
     bars = [Bar(name, value, f"{value:+,.2f}") for name, value in values]
-    standing = parsed(bar_chart(bars, title="By day", name="days", titles=("Day", "USDC")))
+    standing = parsed(bar_chart(bars, title="By day", name="days", titles=("Day", "USDC"), is_gain=True))
     lying = parsed(row_chart(bars, title="By webhook", name="hooks", titles=("Webhook", "USDC")))
     if not bars:
         assert "none in this period" in "".join(standing.itertext()) + "".join(lying.itertext())

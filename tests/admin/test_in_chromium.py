@@ -120,6 +120,36 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
     await visit.page.picture(artifacts() / "overview-dark.png")
 
 
+async def test_charts_are_read_with_pointer_and_keys(visit: Visit) -> None:
+    """The crosshair follows the pointer and the arrow keys, names time, value and drawdown, and leaves; an alert is sent again dry."""
+    bridge, page = visit.bridge, visit.page
+    await bridge.send(action="buy", quantity="0.1")
+    await bridge.until_settled()
+    for price in ("65100", "64000", "64500"):
+        await bridge.control("prices", {"PERP_BTC_USDC": price})
+        await bridge.daemon.exchange.refresh()
+        await bridge.daemon.operator_services.equity.run()
+    await visit.goto("/stats?days=1")
+    place = "document.querySelector('[data-crosshair]').getBoundingClientRect()"
+    box = {name: await page.evaluate(f"{place}.{name}") for name in ("left", "top", "width", "height")}
+    middle = box["top"] + box["height"] / 2
+    await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=box["left"] + box["width"] - 1, y=middle)
+    last = await page.text("output")
+    assert last.endswith("below its peak")
+    assert "99," in last
+    assert await page.evaluate("document.querySelectorAll('[data-crosshair] > .cross').length") == 2
+    await page.evaluate("document.querySelector('[data-crosshair]').focus()")
+    await page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft", code="ArrowLeft")
+    assert await page.text("output") != last
+    await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
+    assert await page.text("output") == ""
+    assert await page.evaluate("document.querySelectorAll('.cross').length") == 0
+    await visit.goto("/log")
+    await page.press("td a[href^='/log/']")
+    await page.press("form[action$=dry-run] button")
+    assert "It would be accepted" in await page.text(".result")
+
+
 async def test_log_filters(visit: Visit) -> None:
     """The form's filters are those of `kekbridge logs`."""
     await visit.bridge.send(action="buy", quantity="0.01")

@@ -15,6 +15,7 @@ from kekbridge.execution.book import Book
 from kekbridge.execution.load_book import load_book, load_recent
 from kekbridge.model import OrderStatus, RateLimits, WebhookSettings
 from kekbridge.reports import alert_report
+from kekbridge.reports import statistics as statistics_report
 from kekbridge.store import alerts, journal, orders, statistics, webhooks
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
@@ -74,6 +75,7 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "all statistics": lambda c: statistics.gather_facts(c, since=None, now=NOW),
     "statistics of a webhook": lambda c: statistics.gather_facts(c, since=None, now=NOW, webhook="default"),
     "statistics since": lambda c: statistics.gather_facts(c, since=NOW - timedelta(hours=25, minutes=30), now=NOW),
+    "the page of statistics": lambda c: statistics_report.read(c, since=NOW - timedelta(days=7), now=NOW),
     "the log": lambda c: alerts.search(c),
     "of a webhook": lambda c: alerts.search(c, webhook="default"),
     "of a deleted webhook": lambda c: alerts.search(c, webhook="never-was"),
