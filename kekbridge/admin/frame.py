@@ -72,7 +72,7 @@ def local_path(text: str | None) -> str | None:
 
 def login_path(request: web.Request) -> str:
     """The sign-in page that leads back to the page that was asked for."""
-    wanted = local_path(request.raw_path) if request.method == "GET" else None
+    wanted = local_path(request.raw_path) if request.method in ("GET", "HEAD") else None
     return "/login" if wanted in (None, "/") else f"/login?{urlencode({'next': wanted})}"
 
 

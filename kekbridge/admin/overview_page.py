@@ -16,7 +16,7 @@ from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import alert_row, alert_table
 from kekbridge.admin.charts import equity_chart
 from kekbridge.admin.checklist import ChecklistForms
-from kekbridge.admin.elements import gain, gauge, moment_element, status, with_code
+from kekbridge.admin.elements import button, gain, gauge, moment_element, status, with_code
 from kekbridge.admin.service import AdminService, alert_data, conditions_in_force
 from kekbridge.admin.trading_pages import orders_table, positions_table
 from kekbridge.config import Settings
@@ -61,7 +61,7 @@ class OverviewPage:
             "Overview",
             _live("problems", [_problem(one) for one in stored.conditions]),
             _live("checklist", await self._checklist.card(request)),
-            _live("state", _trading_state(live, stored.scopes)),
+            _live("state", _trading_state(request, live, stored.scopes)),
             _live("controls", self._forms.controls(request, stored.state)),
             _live("tiles", h.div(class_="tiles")[_tiles(live["account"], stored)]),
             _live("equity", equity_chart(stored.equity, title="Equity, 7 days")),
@@ -126,7 +126,7 @@ def _problem(one: Mapping[str, Any]) -> Renderable:
     return h.div(class_=kind)[one["words"], h.small["Since ", since, ". ", with_code(fix)]]
 
 
-def _trading_state(live: Mapping[str, Any], scopes: Sequence[Mapping[str, Any]]) -> Renderable:
+def _trading_state(request: web.Request, live: Mapping[str, Any], scopes: Sequence[Mapping[str, Any]]) -> Renderable:
     """What may be traded now, why, and what ends a restriction; then whether the exchange is reached."""
     ready, is_live = live["ready"], live["exchange"]["streamLive"]
     detail = f": {ready['detail'] or 'reconciling with the exchange'}"
@@ -138,15 +138,19 @@ def _trading_state(live: Mapping[str, Any], scopes: Sequence[Mapping[str, Any]])
             h.span(class_="good" if ready["ready"] else "bad")["ready" if ready["ready"] else f"not ready{detail}"],
             h.span(class_="good" if is_live else "bad")["stream live" if is_live else "stream down"],
         ],
-        [_closed(scope) for scope in closed],
+        [_closed(request, scope) for scope in closed],
     ]
 
 
-def _closed(scope: Mapping[str, Any]) -> Renderable:
-    """A scope that does not accept everything: since when and why, and what opens it again."""
+def _closed(request: web.Request, scope: Mapping[str, Any]) -> Renderable:
+    """A scope that does not accept everything: until when and why, and what opens it again."""
     name = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
     reason = f", {scope['reason']}" if scope["reason"] and scope["reason"] not in scope["stateText"] else ""
-    return h.p[h.b[name], f": {scope['stateText']}{reason}. To open it: ", with_code(scope["stateFix"]), "."]
+    text = h.p[h.b[name], f": {scope['stateText']}{reason}. To open it: ", with_code(scope["stateFix"]), "."]
+    if scope["scope"] == "account":  # its button is among the controls
+        return text
+    named = h.input(type="hidden", name="webhook", value=scope["name"])
+    return h.div(class_="closed")[text, button(request, "/trading/resume", "Resume entries", named)]
 
 
 def _tiles(account: Mapping[str, Any] | None, stored: _Stored) -> list[Renderable]:
@@ -154,7 +158,7 @@ def _tiles(account: Mapping[str, Any] | None, stored: _Stored) -> list[Renderabl
     paid = stored.pnl.fees + stored.pnl.funding
     shown: tuple[tuple[str, Node], ...] = (
         ("Account (USDC)", "-" if account["value"] is None else f"{Decimal(account['value']):,.2f}"),
-        ("P&L today", gain(stored.pnl.net_pnl)),
+        ("P&L today (UTC)", gain(stored.pnl.net_pnl)),
         ("Unrealized", gain(account["unrealizedPnl"] and Decimal(account["unrealizedPnl"]))),
         ("Fees and funding today", gain(-paid)),
         ("Alerts today", f"{stored.received:,}"),

@@ -127,7 +127,7 @@ class AdminServer:
             # A browser names the page that its script belongs to; a foreign one was refused above.
             if request.method != "GET" and "Origin" not in request.headers:
                 return self._error(request, 403, "send the bearer token instead of a session cookie")
-        elif request.method != "GET" and not await _has_form_key(request, session):
+        elif request.method not in ("GET", "HEAD") and not await _has_form_key(request, session):
             return self._error(request, 403, "this form has expired; reload the page")
         return await self._handle(request, handler)
 

@@ -63,6 +63,16 @@ async def test_a_link_survives_the_sign_in(browser: Browser) -> None:
         assert answer.headers["Location"] == "/"
 
 
+async def test_the_sign_in_page_can_ask_for_the_page(browser: Browser) -> None:
+    """A link from elsewhere comes without the cookie: the script of the sign-in page asks again from here, and leaves if that works."""
+    for wanted, signed_in in (("/log", False), ("/log", True)):
+        if signed_in:
+            await browser.log_in()
+        async with browser.session.head(f"{browser.url}{wanted}", allow_redirects=False) as answer:
+            assert answer.status == (200 if signed_in else 303)
+    assert 'data-wanted="/log"' in await browser.page("/login?next=/log")
+
+
 async def test_error_pages_have_the_menu(browser: Browser) -> None:
     """An unknown page and an unknown alert are 404, a refused form 409 with a link back to its page; the API answers JSON."""
     key = await browser.log_in()
