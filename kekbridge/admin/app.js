@@ -183,7 +183,7 @@
       showState("reconnecting");
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       source = null;
-      setTimeout(() => { loadSoon(); connect(); }, 5000);
+      setTimeout(connectAgain, 2000);
     };
     for (const name of ["history", "reset", "state"]) {
       source.addEventListener(name, (event) => {
@@ -191,6 +191,13 @@
         loadSoon();
       });
     }
+  }
+
+  // After a refused stream: too many are open, or the session has ended. Entries of a form stay on the screen.
+  async function connectAgain() {
+    const answer = await fetch(location.href, { method: "HEAD", redirect: "manual" }).catch(() => null);
+    if (answer?.type !== "opaqueredirect") { connect(); loadSoon(); return; }
+    if (document.querySelector("[data-live]")) location.reload(); else showState("signed out");
   }
 
   function disconnect() { // a browser has few connections to one address for all its tabs

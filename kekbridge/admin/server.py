@@ -102,6 +102,12 @@ class AdminServer:
             return await self._authorize(request, handler)
         except web.HTTPNotFound:
             return self._error(request, 404, "there is no such page")
+        except web.HTTPMethodNotAllowed:
+            return self._error(request, 405, "this is the address of a form; begin at its page")
+        except web.HTTPRequestEntityTooLarge:
+            return self._error(
+                request, 413, f"found a form of more than {_MOST_BYTES // 1024} KiB; shorten what is entered"
+            )
         except NotFound as error:
             return self._error(request, 404, error.message)
         except KekbridgeError as error:

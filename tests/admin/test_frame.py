@@ -74,12 +74,15 @@ async def test_the_sign_in_page_can_ask_for_the_page(browser: Browser) -> None:
 
 
 async def test_error_pages_have_the_menu(browser: Browser) -> None:
-    """An unknown page and an unknown alert are 404, a refused form 409 with a link back to its page; the API answers JSON."""
+    """Unknown pages and alerts are 404, a form's address is 405, a refused form 409 with a link back to its page; the API answers JSON."""
     key = await browser.log_in()
     for path in ("/nothing-here", "/log/01ARZ3NDEKTSV4RRFFQ69G5FAV", "/webhooks/wh_nothing"):
         page = await browser.page(path, 404)
         assert "<h1>Not found</h1>" in page
         assert '<nav aria-label="Pages">' in page
+    assert '<nav aria-label="Pages">' in await browser.page("/trading/halt", 405)
+    status, page = await browser.post("/webhooks", key=key, name="x" * 70_000)
+    assert (status, "64 KiB" in page, '<nav aria-label="Pages">' in page) == (413, True, True)
     headers = {"Referer": f"{browser.url}/webhooks?from=here"}
     sent = {"key": key, "name": "not a name"}
     async with browser.session.post(f"{browser.url}/webhooks", data=sent, headers=headers) as answer:
