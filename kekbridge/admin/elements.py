@@ -32,7 +32,7 @@ def table(
     `keys`: an id for each row, by which the script finds it again. `phone`: where each column is on a phone instead of in a card,
     "first" line, "second" line or "off".
     """
-    places = phone or ("",) * len(titles)
+    places = phone or (None,) * len(titles)
     body = [
         h.tr(id=key or None)[
             [_cell(title, place, value) for title, place, value in zip(titles, places, row, strict=True)]
@@ -49,11 +49,11 @@ def table(
     ]
 
 
-def _cell(title: str, place: str, value: object) -> Renderable:
+def _cell(title: str, place: str | None, value: object) -> Renderable:
     kind = "nothing" if value in (None, "") else "number" if isinstance(value, Decimal) else ""
     shown = money(value) if isinstance(value, Decimal) else _shown(value)
     classes = " ".join(name for name in (place, kind, "" if title else "buttons") if name)
-    return h.td(class_=classes or None, data_label=title or None)[shown]
+    return h.td(class_=classes or None, data_label=title or None if place is None else None)[shown]
 
 
 def _shown(value: object) -> Node:
