@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -26,6 +27,11 @@ def freeze_startup_objects() -> None:
     Full collections of everything imported are pauses of 20 to 30 ms in the middle of an alert, and 50 ms of the start.
     """
     gc.freeze()
+
+
+def own_process_ids() -> frozenset[int]:
+    """Ids by which a supervisor may know this process: its own and, in the one-file executable, that of the loader that waits for it."""
+    return frozenset({os.getpid(), os.getppid()} if getattr(sys, "frozen", False) else {os.getpid()})
 
 
 def disable_core_dumps() -> None:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Final, Self
 
+from kekbridge.daemon.process import own_process_ids
 from kekbridge.errors import ConfigError
 from kekbridge.log import get_logger
 
@@ -30,11 +31,15 @@ def inherited_sockets(
     Empty if there are none, or if they are for another process (LISTEN_PID). Raises ConfigError for anything that does not listen.
     """
     count, owner, _names = (environment.pop(name, "") for name in _SOCKET_VARIABLES)
-    if not count or (owner and owner != str(os.getpid())):
+    if not count or (owner and not _is_ours(owner)):
         return ()
     if not count.isascii() or not count.isdigit():
         raise ConfigError(f"LISTEN_FDS is {count!r}, expected the number of inherited sockets")
     return tuple(_listening(first + index) for index in range(int(count)))
+
+
+def _is_ours(process: str) -> bool:
+    return process in {str(own) for own in own_process_ids()}
 
 
 def _listening(number: int) -> socket.socket:
@@ -66,7 +71,7 @@ class Supervisor:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """The supervisor that systemd's variables describe. A WATCHDOG_PID of another process means no watchdog for this one."""
         interval = environment.get("WATCHDOG_USEC", "")
-        is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        is_ours = _is_ours(environment.get("WATCHDOG_PID", str(os.getpid())))
         has_watchdog = interval.isascii() and interval.isdigit() and int(interval) > 0 and is_ours
         return cls(environment.get("NOTIFY_SOCKET") or None, watchdog_s=int(interval) / 1e6 if has_watchdog else None)
 

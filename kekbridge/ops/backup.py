@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import sqlite3
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -124,8 +125,21 @@ def make_unnamed(data_dir: Path, directory: Path, *, now: datetime, key: BackupK
     return made, opened[0]
 
 
+def make_unauthenticated(database: Path, file: Path, *, now: datetime) -> None:
+    """Write a backup without a MAC from one database file, for `restore --unauthenticated` of the version that the file belongs to.
+
+    For an upgrade that is undone. Its authenticity is that of its directory. Raises ConfigError.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".kekbridge-", dir=file.parent) as directory:
+            shutil.copyfile(database, Path(directory) / FILE_NAME)
+            _write(Path(directory), file, now, None)
+    except OSError as error:
+        raise ConfigError(f"the backup {file} cannot be written: {error.strerror}") from None
+
+
 def _write(
-    data_dir: Path, file: Path, now: datetime, key: BackupKey, keep: Callable[[Path], object] | None = None
+    data_dir: Path, file: Path, now: datetime, key: BackupKey | None, keep: Callable[[Path], object] | None = None
 ) -> Backup:
     """Write a backup under a temporary name, then replace `file` by it, or give it to `keep` and remove it."""
     if not file.parent.is_dir():  # a typing error, or a disk that is not mounted
@@ -135,23 +149,27 @@ def _write(
     try:
         counts = _copy_database(data_dir / FILE_NAME, copy)
         members = {FILE_NAME: copy} | {name: path for name in _OTHER_FILES if (path := data_dir / name).is_file()}
+        digests = {name: _digest(path) for name, path in members.items()}
         manifest = {
-            "format": _FORMAT,
+            "format": _UNAUTHENTICATED_FORMAT if key is None else _FORMAT,
             "version": __version__,
             "madeAt": codec.time_text(now),
-            "keyId": key.id,
+            **({} if key is None else {"keyId": key.id}),
             **counts,
-            "files": {name: _digest(path) for name, path in members.items()}
-            | {_MASTER_KEY: hashlib.sha256(key.sealed_master or b"").hexdigest()},
+            "files": digests
+            if key is None
+            else digests | {_MASTER_KEY: hashlib.sha256(key.sealed_master or b"").hexdigest()},
         }
         os.close(os.open(packed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
             archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
-            archive.writestr(_MASTER_KEY, key.sealed_master or b"")
             for name, path in members.items():
                 archive.write(path, name)
-            backup_file.reserve_mac(archive)
-        backup_file.write_mac(packed, key)
+            if key is not None:
+                archive.writestr(_MASTER_KEY, key.sealed_master or b"")
+                backup_file.reserve_mac(archive)
+        if key is not None:
+            backup_file.write_mac(packed, key)
         size = packed.stat().st_size
         if keep is not None:
             keep(packed)
@@ -162,7 +180,7 @@ def _write(
     finally:
         for left in (copy, packed, *(copy.with_name(copy.name + end) for end in ("-wal", "-shm", "-journal"))):
             left.unlink(missing_ok=True)
-    return _described(file, manifest, size, is_authenticated=True)
+    return _described(file, manifest, size, is_authenticated=key is not None)
 
 
 def _copy_database(source: Path, target: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import stat
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,9 @@ _MIGRATION_SET: Final = "kekbridge"
 # How long the daemon's writer and a command wait for each other's transaction. TradingView gives up after 3 s: a 503 must come earlier.
 WRITER_WAIT_S: Final = 2.0
 COMMAND_WAIT_S: Final = 10.0
+# File name of a copy from before a migration; the name of the first migration follows. Older copies than an interrupted migration's go.
+_BEFORE_MIGRATION: Final = "before-migration-"
+_INTERRUPTED_FOR_S: Final = 3600.0
 
 # SQLite's primary result codes for a problem of the machine, not of the statement: nothing was stored, and it may work again later.
 _UNAVAILABLE_CODES: Final = frozenset(
@@ -153,6 +157,7 @@ def initialise(path: Path, *, migrate: bool = True) -> None:
                         f"the bridge that runs on {path.parent} is of another version than this command; restart the bridge"
                     )
                 _enable_wal(connection)
+                _copy_before_migration(connection, path)
                 _migrate(connection, path)
         finally:
             connection.close()
@@ -185,6 +190,39 @@ def _applied(connection: sqlite3.Connection) -> list[str]:
         "SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id", (_MIGRATION_SET,)
     )
     return [row[0] for row in rows]
+
+
+def copies_before_migration(data_dir: Path) -> list[Path]:
+    """Copies of the database from before it was migrated, oldest first: for an earlier version, which cannot read the present one."""
+    return sorted(data_dir.glob(f"{_BEFORE_MIGRATION}*.db"), key=lambda path: path.stat().st_mtime)
+
+
+def _copy_before_migration(connection: sqlite3.Connection, path: Path) -> None:
+    """Keep a copy of a database that an earlier version has used; of an interrupted migration the copy stays the first.
+
+    Raises ConfigError if there is no room for it.
+    """
+    applied = _applied(connection)
+    known = [name for name, _ in MIGRATIONS]
+    if not applied or known[: len(applied)] != applied:
+        return  # new, or refused by `_migrate`
+    copy = path.with_name(f"{_BEFORE_MIGRATION}{known[len(applied)]}.db")
+    new = copy.with_suffix(".new")
+    try:
+        new.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(sqlite3.connect(new)) as target:
+            connection.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")  # one file
+        for old in copies_before_migration(path.parent):
+            if time.time() - old.stat().st_mtime > _INTERRUPTED_FOR_S:
+                old.unlink(missing_ok=True)
+        os.replace(new, copy)
+    except (OSError, sqlite3.Error) as error:
+        new.unlink(missing_ok=True)
+        raise ConfigError(
+            f"the database {path} was not migrated: a copy of it cannot be written ({error}); make room on its disk"
+        ) from None
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_the_watchdog_of_another_process_is_not_ours() -> None:
     assert Supervisor.from_environment(ours).watchdog_s == 30
     assert Supervisor.from_environment(ours | {"WATCHDOG_PID": "1"}).watchdog_s is None
     assert Supervisor.from_environment({"NOTIFY_SOCKET": "/run/x"}).watchdog_s is None
+
+
+def test_the_executables_loader_stands_for_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd knows only the one-file executable's first process, which unpacks it and waits: what is for that is for the bridge."""
+    loader = {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getppid())}
+    assert Supervisor.from_environment(loader).watchdog_s is None
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert Supervisor.from_environment(loader).watchdog_s == 30
+    assert Supervisor.from_environment(loader | {"WATCHDOG_PID": str(os.getpid())}).watchdog_s == 30
 
 
 def test_a_listening_socket_is_inherited() -> None:

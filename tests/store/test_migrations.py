@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+import stat
 from collections.abc import Iterable
 from contextlib import closing
 from datetime import timedelta
@@ -23,7 +25,7 @@ from kekbridge.model.orders import ExitKind, ExitStatus
 from kekbridge.model.statistics import Report, build_report
 from kekbridge.store import alerts, codec, journal, orders, projector, rejected_requests, settings, statistics
 from kekbridge.store.codec import to_json
-from kekbridge.store.connections import FILE_NAME, connect, prepare_file
+from kekbridge.store.connections import FILE_NAME, connect, copies_before_migration, prepare_file
 from kekbridge.store.database import Database
 from kekbridge.store.migrations import MIGRATIONS
 from tests.store.factories import NOW, admitting, exit_intent, fill, intent, new_alert
@@ -268,6 +270,25 @@ def test_late_news_of_an_old_order_is_recorded(old: Database) -> None:
 
 def alerts_order(connection: sqlite3.Connection, reference: str) -> Order:
     return orders.of_alert(connection, alerts.find(connection, reference).id)[0]
+
+
+def test_before_a_migration_a_copy_is_kept_for_the_way_back(tmp_path: Path) -> None:
+    """Of what an earlier version has used, once: a new database and one that is up to date have none, older copies go."""
+    Database.open(tmp_path, create=True).close_now()
+    assert copies_before_migration(tmp_path) == []
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    old_database(earlier, BEFORE_THE_JOURNAL)
+    forgotten = earlier / "before-migration-0002.db"
+    forgotten.write_bytes(b"")
+    os.utime(forgotten, (0, 0))
+    for _ in range(2):
+        Database.open(earlier, create=False).close_now()
+    (copy,) = copies_before_migration(earlier)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with closing(sqlite3.connect(copy)) as connection:
+        applied = [row[0] for row in connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id")]
+    assert applied == BEFORE_THE_JOURNAL
 
 
 def test_a_database_of_a_newer_version_is_refused_with_one_line(tmp_path: Path) -> None:

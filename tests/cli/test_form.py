@@ -1,0 +1,56 @@
+"""In which form kekbridge runs, and the environment of the programs that it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipapp
+from pathlib import Path
+
+import pytest
+
+from kekbridge import __version__
+from kekbridge.cli import form as running
+from tests.paths import ROOT
+
+
+def test_a_package_is_no_file() -> None:
+    """Neither frozen nor started from an archive."""
+    assert running.form() == running.PACKAGE
+    assert running.program_file() is None
+
+
+def test_a_zipapp_knows_its_file(tmp_path: Path) -> None:
+    """Python's own loader says where it read the program; shiv starts in the same way."""
+    source = tmp_path / "source"
+    source.mkdir()
+    code = "from kekbridge.cli.form import program_file\nprint(program_file())\nfrom kekbridge.cli.main import run\nrun()\n"
+    (source / "__main__.py").write_text(code)
+    file = tmp_path / "kek bridge.pyz"
+    zipapp.create_archive(source, file)
+    done = subprocess.run(
+        [sys.executable, str(file), "--version"],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [str(file), f"kekbridge {__version__} (zipapp)"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, None), ("/usr/local/lib", "/usr/local/lib")])
+def test_programs_do_not_load_the_executables_libraries(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str | None
+) -> None:
+    """What the executable's loader set is undone; a package's environment is left alone."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/unpacked/_MEIx")
+    running.restore_library_path()
+    assert os.environ["LD_LIBRARY_PATH"] == "/unpacked/_MEIx"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    if before is not None:
+        monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", before)
+    running.restore_library_path()
+    assert os.environ.get("LD_LIBRARY_PATH") == after
+    assert running.form() == running.EXECUTABLE

@@ -1,0 +1,196 @@
+"""The service on a real systemd: installed, used, upgraded, rolled back, removed, on a private machine (tests/system/machine.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.paths import ROOT
+from tests.system.machine import Machine, private_machine, why_no_machine
+
+pytestmark = pytest.mark.skipif(bool(why_no_machine()), reason=why_no_machine() or "-")
+
+# In the unit, each of its signs would mean something else.
+_CONFIG = '/etc/kek "bridge" $HOME 100%h.toml'
+_BROKEN = 'raise ConfigError("broken on purpose")'
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A private machine, with versions of kekbridge in root's home (mode 0700)."""
+
+    #: The machine.
+    machine: Machine
+
+    def program(self, home: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the kekbridge of a clone in root's home."""
+        command = (sys.executable, "-P", "-m", "kekbridge", *arguments)
+        return self.machine.run(*command, environment={"PYTHONPATH": home})
+
+    def kekbridge(self, *arguments: str, user: str = "", typed: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the installed command."""
+        return self.machine.run("kekbridge", *arguments, user=user, typed=typed)
+
+    def data(self, *arguments: str, user: str = "") -> Any:
+        """JSON of an installed command that must succeed."""
+        done = self.kekbridge(*arguments, "--json", user=user)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return json.loads(done.stdout)
+
+    def show(self, name: str) -> str:
+        """A property of the service, as systemd has it."""
+        return self.machine.output("systemctl", "show", "kekbridge.service", f"--property={name}", "--value")
+
+    def clone(self, home: str, **changes: tuple[str, str]) -> None:
+        """Put a clone into a directory of the machine; per file (`__` for `/`) one replacement, or what is added at its end."""
+        script = ["set -eu", f"mkdir -p {home}", f"cp -r {ROOT}/kekbridge {ROOT}/pyproject.toml {home}/"]
+        self.machine.output("sh", "-c", "; ".join(script))
+        for file, (old, new) in changes.items():
+            path = f"kekbridge/{file}.py" if file == "__init__" else f"kekbridge/{file.replace('__', '/')}.py"
+            text = (ROOT / path).read_text(encoding="utf-8")
+            assert not old or text.count(old) == 1, (file, old)
+            changed = text.replace(old, new) if old else text + new
+            assert self.machine.run("tee", f"{home}/{path}", typed=changed).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A booted machine with the user `trader`, who is nobody special."""
+    try:
+        with private_machine(tmp_path_factory.mktemp("machine")) as machine:
+            machine.output("sh", "-c", "chmod 700 /root && useradd --create-home trader")
+            yield Host(machine)
+    except OSError as error:
+        pytest.skip(str(error))
+
+
+def test_a_service_is_installed_used_upgraded_rolled_back_and_removed(host: Host) -> None:
+    """From a home that only root can read: nothing that the service needs stays there, and no order is lost on the way."""
+    machine = host.machine
+    assert machine.output("stat", "-c", "%a", "/root") == "700"
+    _install(host)
+    _use(host)
+    _upgrade(host)
+    _roll_back(host)
+    _remove(host)
+
+
+def _install(host: Host) -> None:
+    """A sandboxed process of its own user, from root's files, which nobody else can write."""
+    machine = host.machine
+    host.clone("/root/one")
+    assert machine.run("tee", _CONFIG, typed="[server]\nport = 9123\n").returncode == 0
+    done = host.program("/root/one", "install-systemd", "--now", "--config", _CONFIG)
+    assert done.returncode == 0, done.stderr
+    assert f"it accepts {_CONFIG}" in done.stdout
+    assert "checked: the user kekbridge can run it" in done.stdout
+    assert "usermod -aG kekbridge" in done.stdout
+    assert host.show("ActiveState") == "active"
+    assert host.show("NRestarts") == "0"
+    assert host.show("Result") == "success"
+    process = host.show("MainPID")
+    status = dict(line.split(":\t") for line in machine.output("cat", f"/proc/{process}/status").splitlines())
+    uid = machine.output("id", "-u", "kekbridge")
+    assert (status["Uid"].split()[0], status["NoNewPrivs"], status["Seccomp"]) == (uid, "1", "2")
+    assert int(status["CapEff"], 16) == 0
+    files = machine.output("ls", "-l", f"/proc/{process}/map_files") + machine.output("cat", f"/proc/{process}/cmdline")
+    assert "/root/" not in files
+    assert machine.run("find", "/opt/kekbridge", "!", "-user", "root").stdout == ""
+    assert machine.run("find", "/opt/kekbridge", "-perm", "/022", "!", "-type", "l").stdout == ""
+    again = host.program("/root/one", "install-systemd", "--now", "--json", "--config", _CONFIG)
+    assert again.returncode == 0, again.stderr
+
+
+def _use(host: Host) -> None:
+    """Root and members of the group act on it from any directory; others get the reason."""
+    machine = host.machine
+    refused = host.kekbridge("install-systemd", "--now", user="trader")
+    assert refused.returncode == 3
+    assert "run: sudo /" in refused.stderr
+    assert "install-systemd --now" in refused.stderr
+    stranger = host.kekbridge("halt", user="trader")
+    assert stranger.returncode == 3, stranger.stderr
+    assert "join the group kekbridge" in stranger.stderr
+    machine.output("usermod", "-aG", "kekbridge", "trader")
+    tried = host.kekbridge("try", user="trader")
+    assert tried.returncode == 0, tried.stderr
+    halted = host.kekbridge("halt", user="trader")
+    assert halted.returncode == 0
+    assert f"halted: PAPER, /var/lib/kekbridge (process {host.show('MainPID')})" in halted.stdout + halted.stderr
+    assert host.kekbridge("resume", user="trader").returncode == 0
+    assert [each["status"] for each in host.data("orders")] == ["filled"]
+
+
+def _upgrade(host: Host) -> None:
+    """A new version with a migration of its own: a backup first, then the same orders, positions and key."""
+    machine, before = host.machine, host.data("webhook", "list")
+    host.clone("/root/two", __init__=('"0.1.0"', '"0.2.0"'), store__migrations=_with_table("later"))
+    done = host.program("/root/two", "upgrade", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["changed"], report["to"][:6], report["state"]) == (True, "0.2.0-", "the service is ready")
+    assert machine.output("stat", "-c", "%U %a", report["backup"]) == "kekbridge 600"
+    assert host.show("NRestarts") == "0"
+    assert host.data("webhook", "list") == before
+    assert ":9123/" in host.kekbridge("web", "link").stdout + host.kekbridge("webhook", "show", "default").stdout
+    assert "later" in _tables(host)
+    assert machine.output("kekbridge", "--version").startswith("kekbridge 0.2.0")
+    assert "is installed already" in host.program("/root/two", "upgrade").stdout
+
+
+def _roll_back(host: Host) -> None:
+    """One that migrates and then does not get ready: the version of before runs again, on the database of before."""
+    version = host.machine.output("readlink", "/opt/kekbridge/current")
+    host.clone(
+        "/root/three",
+        __init__=('"0.1.0"', '"0.3.0"'),
+        store__migrations=_with_table("later", "much_later"),
+        daemon__app=("            supervisor.ready()\n", f"            {_BROKEN}\n"),
+    )
+    done = host.program("/root/three", "upgrade")
+    assert done.returncode == 1
+    assert "broken on purpose" in done.stderr
+    assert "rolled back: 0.2.0-" in done.stderr
+    assert "with the database of before the migration" in done.stderr
+    assert host.machine.output("readlink", "/opt/kekbridge/current") == version
+    assert host.show("ActiveState") == "active"
+    assert "much_later" not in _tables(host)
+    assert [each["status"] for each in host.data("orders")] == ["filled"]
+    assert host.kekbridge("webhook", "test", "default").returncode == 0
+
+
+def _remove(host: Host) -> None:
+    """The program goes and the data stays; --purge asks, and takes everything."""
+    machine = host.machine
+    refused = host.kekbridge("uninstall", user="trader")
+    assert refused.returncode == 3
+    assert "sudo" in refused.stderr
+    done = host.kekbridge("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert "kept: /var/lib/kekbridge" in done.stdout
+    assert host.show("ActiveState") == "inactive"
+    for path in ("/opt/kekbridge", "/etc/systemd/system/kekbridge.service", "/usr/local/bin/kekbridge"):
+        assert machine.run("test", "-e", path).returncode == 1, path
+    assert machine.run("test", "-e", "/var/lib/kekbridge/kekbridge.db").returncode == 0
+    assert host.program("/root/one", "uninstall").returncode == 3  # nothing is installed
+    assert machine.run("test", "-e", "/var/lib/kekbridge/kekbridge.db").returncode == 0
+    assert host.program("/root/one", "uninstall", "--purge", "--yes").returncode == 0
+    assert machine.run("test", "-e", "/var/lib/kekbridge").returncode == 1
+    assert machine.run("id", "kekbridge").returncode == 1
+
+
+def _with_table(*names: str) -> tuple[str, str]:
+    """A change of the migrations that adds one for each table."""
+    steps = "".join(f'("zz_{name}", ("CREATE TABLE {name} (x TEXT) STRICT",)), ' for name in names)
+    return "", f"MIGRATIONS = (*MIGRATIONS, {steps})\n"
+
+
+def _tables(host: Host) -> str:
+    query = "connect('/var/lib/kekbridge/kekbridge.db').execute('SELECT name FROM sqlite_master').fetchall()"
+    return host.machine.output(sys.executable, "-c", f"import sqlite3; print(sqlite3.{query})")
