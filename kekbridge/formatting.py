@@ -216,6 +216,11 @@ def pnl(value: Decimal | None) -> str:
     return "0.00" if text in ("+0.00", "-0.00") else text
 
 
+def cents(value: Decimal | None) -> str:
+    """An amount in USDC with thousands separators and two decimals: `12,345.60`; None is a dash."""
+    return "-" if value is None else f"{value.quantize(Decimal('0.01'), ROUND_HALF_UP, EXACT):,f}"
+
+
 def short_id(identifier: str) -> str:
     """The beginning of an id, enough for `kekbridge explain`: ten characters of time, three random ones."""
     return identifier[:SHORT_ID]

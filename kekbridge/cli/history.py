@@ -101,8 +101,8 @@ def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: 
         if as_json:
             render.as_json(data)
         else:
-            at = formatting.clock(event.at, now(), zone)
-            render.line(f"{at:<11}  {data['severity'] or '':<7}  {data['words']}")
+            head = f"{formatting.clock(event.at, now(), zone):<11}  {data['severity'] or '':<7}  "
+            render.hanging(head, data["words"])
     sys.stdout.flush()
 
 

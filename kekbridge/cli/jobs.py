@@ -48,7 +48,8 @@ def jobs(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
         render.note("No job has run yet; jobs run while `kekbridge serve` does.")
         return
     columns = [render.Column("JOB")]
-    columns += [render.Column(title, justify="right") for title in ("LAST", "TOOK", "NEXT", "RUNS", "FAILED")]
+    drops = {"LAST": 0, "TOOK": 1, "NEXT": 3, "RUNS": 2, "FAILED": 0}
+    columns += [render.Column(title, justify="right", drop=drop) for title, drop in drops.items()]
     columns.append(render.Column("ERROR", shrinks=True))
     render.table(columns, [_row(run) for run in runs])
 

@@ -122,7 +122,7 @@ def logs(
         with database.snapshot() as connection:
             known_names.webhook(connection, webhook)
             wanted = replace(wanted, symbol=known_names.symbol(connection, symbol))
-            entries, looked_back_to = _entries(connection, wanted)
+            entries, looked_back_to = _entries(connection, wanted, zone)
         if looked_back_to is not None:
             at = formatting.moment(looked_back_to, zone)
             older = f"use --until {at.replace(' ', 'T')} for older ones"
@@ -133,7 +133,7 @@ def logs(
             render.note("No entries match." if is_filtered else none)
         _print(entries, as_json=as_json, with_header=True, zone=zone)
         if follow:
-            for changed in _follow(database, wanted, entries):
+            for changed in _follow(database, wanted, entries, zone):
                 _print(changed, as_json=as_json, with_header=False, zone=zone)
 
 
@@ -152,8 +152,13 @@ class BridgeEvent:
 Entry = tuple[datetime, "StoredAlert | Repeat | RejectedRequest | BridgeEvent"]
 
 
-def _entries(connection: sqlite3.Connection, wanted: Filters) -> tuple[list[Entry], datetime | None]:
-    """Return the entries that pass the filters, oldest first, and how far back messages were searched (None: all of them)."""
+def _entries(
+    connection: sqlite3.Connection, wanted: Filters, zone: tzinfo | None
+) -> tuple[list[Entry], datetime | None]:
+    """Return the entries that pass the filters, oldest first, and how far back messages were searched (None: all of them).
+
+    `zone`: of times in the texts of events.
+    """
     from kekbridge.store import alerts, rejected_requests
 
     search = alerts.search(
@@ -190,11 +195,11 @@ def _entries(connection: sqlite3.Connection, wanted: Filters) -> tuple[list[Entr
             )
         ]
     if wanted.shows_events:
-        entries += [(one.event.at, one) for one in _bridge_events(connection, wanted)]
+        entries += [(one.event.at, one) for one in _bridge_events(connection, wanted, zone)]
     return sorted(entries, key=lambda entry: entry[0])[-wanted.limit :], search.looked_back_to
 
 
-def _bridge_events(connection: sqlite3.Connection, wanted: Filters) -> Sequence[BridgeEvent]:
+def _bridge_events(connection: sqlite3.Connection, wanted: Filters, zone: tzinfo | None) -> Sequence[BridgeEvent]:
     """Return the events of the bridge itself that are worth a notification."""
     from kekbridge.model.notifications import MESSAGES, describe_event
     from kekbridge.reports.event_facts import event_facts
@@ -203,17 +208,20 @@ def _bridge_events(connection: sqlite3.Connection, wanted: Filters) -> Sequence[
     found = journal.latest(
         connection, kinds=MESSAGES, since=wanted.since, until=wanted.until, of_alerts=False, limit=wanted.limit
     )
-    return [BridgeEvent(event, *describe_event(event.kind, event_facts(connection, event))) for event in found]
+    return [
+        BridgeEvent(event, *describe_event(event.kind, event_facts(connection, event, zone), zone=zone))
+        for event in found
+    ]
 
 
-def _follow(database: Database, wanted: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
+def _follow(database: Database, wanted: Filters, shown: list[Entry], zone: tzinfo | None) -> Iterator[list[Entry]]:
     """Yield new entries, and those whose status or count changed, forever. Polls an index; readers of a WAL block no writer."""
     seen = {_identity(entry): _state(entry) for _, entry in shown}
     wanted = replace(wanted, since=shown[0][0] if shown else now(), limit=max(wanted.limit, _BURST))
     while True:
         time.sleep(_POLL_S)
         with database.snapshot() as connection:
-            entries, _ = _entries(connection, wanted)
+            entries, _ = _entries(connection, wanted, zone)
         changed = [entry for entry in entries if seen.get(_identity(entry[1])) != _state(entry[1])]
         seen |= {_identity(entry): _state(entry) for _, entry in changed}
         if changed:

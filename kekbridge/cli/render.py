@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+# Text is not wrapped into less than this.
+_LEAST_ROOM = 20
 # Width in a pipe: rows are not wrapped, so that grep and awk see one row per line.
 _PIPE_WIDTH = 220
 
@@ -237,14 +239,34 @@ def paragraph(text: str, *, indent: int = 0) -> None:
     _show(Padding(Text(to_text(text)), (0, 0, 0, indent), expand=False))
 
 
+def hanging(head: str, text: str) -> None:
+    """Print a line whose text goes on below its beginning on a terminal; in a pipe it is one line."""
+    shown = to_text(text)
+    if not sys.stdout.isatty():
+        line(f"{head}{shown}")
+        return
+    import textwrap
+
+    room = max(console().width - len(head), _LEAST_ROOM)
+    parts = textwrap.wrap(shown, room, break_long_words=False, break_on_hyphens=False) or [""]
+    line(head + f"\n{'':{len(head)}}".join(parts))
+
+
 def line(text: str) -> None:
     """Print one unwrapped line on stdout, so that it can be copied whole."""
     sys.stdout.write(f"{text}\n")
 
 
 def note(text: str) -> None:
-    """Print a message on stderr, so that stdout holds only data."""
-    sys.stderr.write(f"{to_text(text)}\n")
+    """Print a message on stderr, so that stdout holds only data; on a terminal it wraps between words."""
+    shown = to_text(text)
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        width = max(shutil.get_terminal_size().columns, _LEAST_ROOM)
+        shown = textwrap.fill(shown, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+    sys.stderr.write(f"{shown}\n")
 
 
 def as_json(value: object) -> None:

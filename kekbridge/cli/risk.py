@@ -5,6 +5,7 @@ Reads what the daemon stored; names and units come from risk/limits.py, which th
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from kekbridge import formatting
 from kekbridge.cli import filters
 from kekbridge.cli.context import now, open_database, resolve_context, settings_in_force
 from kekbridge.cli.groups import CommandGroup
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -34,6 +35,7 @@ def group() -> None:
 def show(
     ctx: typer.Context,
     webhook: Annotated[str | None, filters.webhook_option("Only the account and this webhook.")] = None,
+    utc: Utc = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -48,7 +50,7 @@ def show(
 
     context = resolve_context(ctx, data_dir, config)
     with open_database(context) as database, database.snapshot() as connection:
-        usage = limits.read(connection, settings_in_force(context), webhook, at=now())
+        usage = limits.read(connection, settings_in_force(context), webhook, at=now(), zone=UTC if utc else None)
     if as_json:
         render.as_json(usage)
         return

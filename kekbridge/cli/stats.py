@@ -119,16 +119,16 @@ _LATENCY_TITLES = ("MEAN", "P50", "P95", "P99", "ALERTS")
 
 
 def _money(totals: Report, *, is_for_webhook: bool) -> list[tuple[str, object]]:
-    from kekbridge.formatting import money
+    from kekbridge.formatting import cents, pnl
     from kekbridge.model.statistics import sparkline
 
-    rows: list[tuple[str, object]] = [("realized", money(totals.realized_pnl)), ("fees", money(totals.fees))]
+    rows: list[tuple[str, object]] = [("realized", pnl(totals.realized_pnl)), ("fees", cents(totals.fees))]
     if not is_for_webhook:
         rows += [
-            ("funding", money(totals.funding)),
-            ("net", money(totals.net_pnl)),
-            ("unrealized", money(totals.unrealized_pnl)),
-            ("account", money(totals.account_value)),
+            ("funding", cents(totals.funding)),
+            ("net", pnl(totals.net_pnl)),
+            ("unrealized", pnl(totals.unrealized_pnl)),
+            ("account", cents(totals.account_value)),
             ("leverage used", "-" if totals.leverage is None else f"{totals.leverage:.2f}"),
         ]
     rows.append(("win rate", f"{rate(totals.win_rate)} of {totals.closing_orders} closing orders"))

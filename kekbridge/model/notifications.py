@@ -250,18 +250,21 @@ def render_message(
 
 
 def render_notification(
-    kind: str, facts: Mapping[str, Any], own: Mapping[str, str] | None = None
+    kind: str, facts: Mapping[str, Any], own: Mapping[str, str] | None = None, zone: tzinfo | None = UTC
 ) -> tuple[Severity, str] | None:
     """Severity and one line for an event; None for an event without notification. `own`: the trader's texts by event kind."""
-    message = render_message(kind, facts, own)
+    message = render_message(kind, facts, own, zone=zone)
     return None if message is None else (message.severity, message.line)
 
 
 def describe_event(
-    kind: str, facts: Mapping[str, Any], figures: Mapping[str, Any] | None = None
+    kind: str, facts: Mapping[str, Any], figures: Mapping[str, Any] | None = None, zone: tzinfo | None = UTC
 ) -> tuple[Severity | None, str]:
-    """One line for any event: its notification, else (with severity None) its kind and figures, which are all facts by default."""
-    notification = render_notification(kind, facts)
+    """One line for any event: its notification, else (with severity None) its kind and figures, which are all facts by default.
+
+    `zone`: of times (None: the machine's).
+    """
+    notification = render_notification(kind, facts, zone=zone)
     if notification is not None:
         return notification
     listed = ", ".join(

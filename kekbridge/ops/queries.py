@@ -139,7 +139,7 @@ def statistics_of(
 def event_data(connection: sqlite3.Connection, event: Event, zone: tzinfo | None = UTC) -> dict[str, Any]:
     """An event of the history, in the words of its notification. `zone`: of times in reasons (None: the machine's)."""
     figures = {**order_facts(connection, event), **event.data}
-    severity, text = describe_event(event.kind, event_facts(connection, event, zone), figures)
+    severity, text = describe_event(event.kind, event_facts(connection, event, zone), figures, zone)
     data: dict[str, Any] = to_jsonable(event)
     return data | {"severity": severity, "words": text}
 

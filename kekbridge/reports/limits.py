@@ -6,7 +6,7 @@ Read-only. Names and amounts are formatted by risk/limits.py, like the messages 
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from kekbridge.config import Settings
@@ -20,18 +20,26 @@ from kekbridge.store.usage import read_usage
 
 
 def read(
-    connection: sqlite3.Connection, configured: Settings, only: str | None = None, *, at: datetime
+    connection: sqlite3.Connection,
+    configured: Settings,
+    only: str | None = None,
+    *,
+    at: datetime,
+    zone: tzinfo | None = UTC,
 ) -> dict[str, Any]:
-    """The account's equity and the limits of all scopes, or of the account and webhook `only`. Raises NotFound for an unknown webhook."""
+    """The account's equity and the limits of all scopes, or of the account and webhook `only`. Raises NotFound for an unknown webhook.
+
+    `zone`: of the time at which a closed scope opens (None: the machine's).
+    """
     mark = equity.latest(connection)
     account = _account(connection, mark)
     chosen = (webhooks.find(connection, only),) if only else webhooks.list_all(connection)
     of_account = account_limits(**configured.risk.limits())
     rates = rate_limits.use_of_account(connection, configured.risk.rates, at)
-    scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, rates, account, at)]
+    scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, rates, account, at, zone)]
     for one in chosen:
         rates = rate_limits.use_of_webhook(connection, one.id, one.settings.rates, at)
-        scopes.append(_scope(connection, one.name, one.id, one.settings.limits, rates, account, at))
+        scopes.append(_scope(connection, one.name, one.id, one.settings.limits, rates, account, at, zone))
     return {
         "at": at,
         "equity": None if mark is None else mark.value,
@@ -77,6 +85,7 @@ def _scope(
     rates: tuple[RateUse, ...],
     account: AccountSnapshot | None,
     at: datetime,
+    zone: tzinfo | None,
 ) -> dict[str, Any]:
     usage = read_usage(connection, key, now=at)
     control = settings.trading_control(connection, now=at, scope=key)
@@ -87,7 +96,7 @@ def _scope(
         "state": control.state,
         "reason": control.reason,
         "until": control.until,
-        "stateText": state_text(control, at),
+        "stateText": state_text(control, at, zone),
         "stateFix": state_fix(control, at, scope=key, name=name),
         "limits": (*describe_usage(limits, usage, at, scope=kind, snapshot=account), *map(_rate_line, rates)),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 from datetime import UTC, datetime
 
@@ -49,3 +50,25 @@ def test_a_pipe_gets_whole_rows_without_colour_or_padding(capsys: pytest.Capture
     assert "x" * 150 in out
     assert "\x1b" not in out
     assert all(line == line.rstrip() for line in out.splitlines())
+
+
+def test_notes_and_events_wrap_between_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line is wider than the terminal unless one word is, and no word is cut; in a pipe each is one line."""
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "btc-trend takes no entries.  Fix:  `kekbridge resume --webhook btc-trend`, or wait " + "x" * 60
+    render.note(text)
+    render.hanging("13:40:41  ", text)
+    out, err = capsys.readouterr()
+    assert (err, out) == (f"{text}\n", f"13:40:41  {text}\n")
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    render.note(text)
+    render.hanging("13:40:41  ", text)
+    out, err = capsys.readouterr()
+    for shown in (err.splitlines(), out.splitlines()):
+        assert len(shown) > 2
+        assert [line for line in shown if len(line) > 40 and "x" * 60 not in line] == []
+        assert " ".join(" ".join(shown).split()).endswith(" ".join(text.split()))
+    assert all(line.startswith(" " * 10) for line in out.splitlines()[1:])
