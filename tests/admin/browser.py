@@ -131,10 +131,11 @@ class Page:
     async def _is_true(self, expression: str) -> bool:
         return bool(await self.evaluate(expression))
 
-    async def barriers(self) -> list[str]:
-        """Serious and critical barriers for people with disabilities, as axe-core finds them: rule and element."""
+    async def barriers(self, *rules: str) -> list[str]:
+        """Serious and critical barriers for people with disabilities, as axe-core finds them: rule and element. No `rules`: all."""
         await self.evaluate(AXE.read_text(encoding="utf-8"))
-        found = await self.evaluate("axe.run({resultTypes: ['violations']}).then(result => result.violations)")
+        options = json.dumps({"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})})
+        found = await self.evaluate(f"axe.run({options}).then(result => result.violations)")
         return [
             f"{one['id']}: {node['html'][:120]}"
             for one in found
