@@ -82,13 +82,13 @@ def _step(title: str, *, is_done: bool, todo: Node) -> Renderable:
 
 def _connecting(found: Checklist) -> Node:
     if found.webhook_id is None:
-        return h.a(href="/webhooks")["Create a webhook"]
+        return h.a(href="/webhooks/new")["Create a webhook"]
     link = h.a(href=f"/webhooks/{found.webhook_id}")["Copy URL and message"]
     return h.fragment[link, " into the alert at TradingView."]
 
 
 def _limiting(found: Checklist) -> Node:
     if found.webhook_id is None:
-        return h.a(href="/webhooks")["Create a webhook"]
-    link = h.a(href=f"/webhooks/{found.webhook_id}")["Set the largest order and the loss per day"]
+        return h.a(href="/webhooks/new")["Create a webhook"]
+    link = h.a(href=f"/webhooks/{found.webhook_id}/limits")["Set the largest order and the loss per day"]
     return h.fragment[link, " of the webhook."]
