@@ -147,8 +147,8 @@ def stage_spans(stages: Mapping[str, float]) -> list[StageSpan]:
 
 
 def _waterfall(report: AlertReport) -> Renderable:
-    several = " of the first order" if len(report.orders) > 1 else ""
-    chart = waterfall(stage_spans(report.stages), title=f"Milliseconds since it was received{several}")
+    first = ", first order" if len(report.orders) > 1 else ""
+    chart = waterfall(stage_spans(report.stages), title=f"Milliseconds since it was received{first}")
     received = report.stages.get("received")
     before = None
     if received is not None:

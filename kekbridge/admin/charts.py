@@ -29,6 +29,8 @@ _TABLE_ROWS: Final = 48
 # Labels along the x axis at most; a phone shows every second one.
 _X_LABELS: Final = 8
 _BIN_LABELS: Final = 6
+# Characters above a horizontal bar on a phone, with its text.
+_LINE: Final = 46
 _ROW_PX: Final = 44
 _STAGE_PX: Final = 30
 # A stage so much longer than all before it is cut: a limit order may rest for hours.
@@ -170,7 +172,7 @@ def row_chart(
         top = index * _ROW_PX
         rows.append(
             _g[
-                _text(".label", x="0", y=str(top + 16))[bar.label],
+                _text(".label", x="0", y=str(top + 16))[_short(bar)],
                 _text(".amount", x="100%", y=str(top + 16))[bar.text],
                 _rect(
                     f".{_kind(bar.value, is_gain=is_gain)}",
@@ -206,6 +208,14 @@ def row_chart(
         ],
         _figures(titles, [(bar.label, bar.text) for bar in bars]) if left_out else None,
     )
+
+
+def _short(bar: Bar) -> Node:
+    """A label that leaves room for the text at its end, also on a phone; the whole one for the pointer."""
+    room = _LINE - len(bar.text)
+    if len(bar.label) <= room:
+        return bar.label
+    return [_title[bar.label], f"{bar.label[: max(room - 1, 1)]}…"]
 
 
 # ------------------------------------------------------------------------------------------------------------- histograms

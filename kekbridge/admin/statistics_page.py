@@ -264,8 +264,8 @@ def _reasons(found: PeriodStatistics) -> Renderable:
 def _rates(report: Report) -> Renderable:
     rates = (
         ("Alerts done", report.success_rate),
-        ("Orders filled, of those sent and finished", report.fill_rate),
-        ("Stop losses hit, of finished entries with one", report.stop_hit_rate),
+        ("Orders filled", report.fill_rate),
+        ("Entries closed by their stop", report.stop_hit_rate),
         ("Closing orders with a gain", report.win_rate),
     )
     bars = [Bar(name, rate * 100, percent(rate)) for name, rate in rates if rate is not None]

@@ -116,6 +116,18 @@ def test_bars_are_inside_their_frame(values: list[tuple[str, Decimal]]) -> None:
         assert texts(lying, "td") == [bar.text for bar in bars]
 
 
+def test_a_long_name_leaves_room_for_its_figure() -> None:
+    """On a phone both are on one line: the name is cut, and whole for the pointer and in the description."""
+    name = "a-webhook-with-a-name-of-sixty-four-characters-as-the-longest-are"
+    figure = parsed(
+        row_chart([Bar(name, Decimal(1), "+1.00, 50.0 % of 12 won")], title="t", name="n", titles=("x", "y"))
+    )
+    title, shown = next(one for one in figure.iter("text") if one.get("class") == "label").itertext()
+    assert title == name
+    assert shown == "a-webhook-with-a-name-…"
+    assert name in texts(figure, "desc")[0]
+
+
 def test_gains_are_above_zero_and_losses_below() -> None:
     """A gain ends where its loss of the same size begins, at the line of zero."""
     bars = [Bar("a", Decimal(10), "+10"), Bar("b", Decimal(-10), "-10")]
