@@ -152,9 +152,9 @@ def money(value: Decimal | None, *, places: int = 8) -> str:
     return "0" if text in ("", "-0") else text
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 order`, `2 orders`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 order`, `2 orders`; `plural`: where it is not the noun with an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or f'{noun}s'}"
 
 
 def did_you_mean(found: str, known: Iterable[str], *, otherwise: str) -> str:

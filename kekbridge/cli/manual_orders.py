@@ -66,8 +66,9 @@ def close_position(
 ) -> int:
     """Close the position of one market, or a part of it.
 
-    Sends market orders, also for positions opened elsewhere and while trading is halted. A running bridge takes away the stop and
-    take-profits of a closed position. Exit code 1 if it is not closed within the deadline.
+    Sends market orders, also for positions opened elsewhere and while trading is halted. Entries of the market that were not sent yet end
+    with a close of the whole position; later alerts trade as before. A running bridge takes away the stop and take-profits of a closed
+    position. Exit code 1 if it is not closed within the deadline.
     """
     from kekbridge import parsing
     from kekbridge.cli import render
@@ -178,6 +179,7 @@ def _print_close(result: Mapping[str, Any], bridge: Bridge, *, as_json: bool) ->
     for order in result["orders"]:
         render.note(_order_line(order))
     note_dust(result["dust"])
+    _note_entries(result)
     if result["dryRun"]:
         render.line(result["trouble"] or "dry run: nothing was sent")
         return
@@ -188,6 +190,22 @@ def _print_close(result: Mapping[str, Any], bridge: Bridge, *, as_json: bool) ->
     else:
         trouble = formatting.to_text(result["trouble"])
         render.line(f"NOT closed: {bridge.named()}: {left or 'nothing'} is still open; {trouble}")
+
+
+def _note_entries(result: Mapping[str, Any]) -> None:
+    """What became of entries that would open the position again."""
+    from kekbridge.cli import render
+
+    base = formatting.market(result["symbol"])
+    if ended := result["entriesEnded"]:
+        render.note(
+            f"Ended before they were sent: {formatting.counted(len(ended), f'{base} entry', f'{base} entries')}."
+        )
+    if left := result["entriesLeft"]:
+        orders = formatting.counted(left, f"{base} entry", f"{base} entries")
+        render.note(
+            f"May still open a position: {orders} at the exchange; see `kekbridge orders --open --symbol {base}`."
+        )
 
 
 def _order_line(order: Mapping[str, Any]) -> str:

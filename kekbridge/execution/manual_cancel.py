@@ -120,6 +120,17 @@ def denied_by_hand(order: Order, *, by: str, now: datetime) -> Order:
     return transitions.denied(order, code=CANCELED_BY_HAND, error=error, now=now)
 
 
+def overtaken_by_hand(order: Order, *, by: str, now: datetime) -> Order:
+    """A queued entry of a market whose position the operator has closed meanwhile: sent later it would open it again."""
+    error = f"the position in its market was closed by hand before it was sent ({by})"
+    return transitions.denied(order, code=CANCELED_BY_HAND, error=error, now=now)
+
+
+def is_waiting_entry(order: Order, symbol: str) -> bool:
+    """True for an entry of a market that was not sent yet."""
+    return order.is_entry and order.status is OrderStatus.QUEUED and order.intent.symbol == symbol
+
+
 def canceled_order(order: Order, error: str) -> CanceledOrder:
     """The result for an order of ours, as it is now. `error`: why it was not canceled."""
     return CanceledOrder(

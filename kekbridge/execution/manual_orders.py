@@ -25,6 +25,8 @@ from kekbridge.execution.manual_cancel import (
     canceled_order,
     denied_by_hand,
     find_order,
+    is_waiting_entry,
+    overtaken_by_hand,
 )
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.execution.updates import OrderUpdates
@@ -71,6 +73,19 @@ class ManualOrders:
         for one market its `symbol`.
         """
         return partial(self._send, message)
+
+    def end_waiting_entries(self, symbol: str, *, by: str) -> tuple[Order, ...]:
+        """End the entries of a market that were not sent yet, of every webhook: the operator closes its position. Returns them."""
+        now = self._clock()
+        waiting = sorted(
+            (order for order in self._book.queued.values() if is_waiting_entry(order, symbol)),
+            key=lambda order: order.sequence,
+        )
+        return tuple(self._book.change(order, overtaken_by_hand(order, by=by, now=now), now=now) for order in waiting)
+
+    def open_entries(self, symbol: str) -> int:
+        """Number of unfinished entries of a market, which may still open a position."""
+        return sum(order.is_entry for order in self._book.by_symbol.get(symbol, {}).values())
 
     async def cancel(self, name: str, *, by: str) -> CanceledOrder:
         """Cancel one open order, ours or not (manual_cancel.py); a queued one is denied.

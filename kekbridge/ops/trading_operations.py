@@ -15,7 +15,15 @@ from kekbridge.exchange.base import Exchange
 from kekbridge.execution.direct_orders import SendCloses, send_directly
 from kekbridge.execution.exit_watch import dropped, held_exits
 from kekbridge.execution.flatten import FlattenResult, flatten
-from kekbridge.execution.manual_cancel import CanceledOrder, cancel_listed, canceled_order, denied_by_hand, find_order
+from kekbridge.execution.manual_cancel import (
+    CanceledOrder,
+    cancel_listed,
+    canceled_order,
+    denied_by_hand,
+    find_order,
+    is_waiting_entry,
+    overtaken_by_hand,
+)
 from kekbridge.execution.manual_close import CloseRequest, CloseResult, close_by_hand, plan_close
 from kekbridge.formatting import format_decimal, to_jsonable
 from kekbridge.ingress.lockout import read_address
@@ -308,11 +316,32 @@ class Close(Operation, frozen=True, kw_only=True):
         async with context.open_exchange() as exchange:
             if self.dry_run:
                 return plan_data(request.symbol, await plan_close(exchange, request))
-            if context.bridge is not None:
-                send = context.bridge.manual_orders.sender(self._message(request))
-            else:
-                send = send_directly(exchange, context.clock)
-            return close_data(await close_by_hand(exchange, request, send=send, deadline_s=self.deadline_s))
+            manual = None if context.bridge is None else context.bridge.manual_orders
+            send = send_directly(exchange, context.clock) if manual is None else manual.sender(self._message(request))
+            ended: list[Order] = []
+
+            async def end_entries_and_send(intents: Sequence[OrderIntent]) -> Sequence[Order]:
+                # Before the first order: an entry that is sent after it would open again what is closed here.
+                if request.is_whole and request.margin_mode is not MarginMode.ISOLATED:
+                    ended.extend(await self._end_waiting_entries(context, request.symbol))
+                return await send(intents)
+
+            result = await close_by_hand(exchange, request, send=end_entries_and_send, deadline_s=self.deadline_s)
+            left = 0 if manual is None else manual.open_entries(request.symbol)
+            return close_data(result, ended, entries_left=left)
+
+    async def _end_waiting_entries(self, context: OperatorContext, symbol: str) -> Sequence[Order]:
+        """End the market's entries that were not sent yet: in the daemon's book, or in the store while no daemon runs."""
+        if context.bridge is not None:
+            return context.bridge.manual_orders.end_waiting_entries(symbol, by=self.by)
+        if not context.may_write:
+            return ()
+        now = context.clock()
+        waiting = [order for order in await context.database.read(orders.unfinished) if is_waiting_entry(order, symbol)]
+        ended = [overtaken_by_hand(order, by=self.by, now=now) for order in waiting]
+        for before, after in zip(waiting, ended, strict=True):
+            await _end(context, before, after, now=now)
+        return ended
 
     def _message(self, request: CloseRequest) -> dict[str, object]:
         """What was asked for, as the stored alert shows it."""
@@ -327,8 +356,8 @@ class Close(Operation, frozen=True, kw_only=True):
         return {name: value for name, value in message.items() if value is not None}
 
 
-def close_data(result: CloseResult) -> dict[str, Any]:
-    """The result of a close as JSON, however it was done."""
+def close_data(result: CloseResult, ended: Sequence[Order], *, entries_left: int) -> dict[str, Any]:
+    """The result of a close as JSON, however it was done. `ended`: entries that it ended; `entries_left`: those that may still open."""
     return {
         "symbol": result.symbol,
         "closed": result.is_closed,
@@ -337,6 +366,8 @@ def close_data(result: CloseResult) -> dict[str, Any]:
         "positionsLeft": [position_data(position) for position in result.positions_left],
         "dust": to_jsonable(result.dust),
         "trouble": result.trouble,
+        "entriesEnded": [order.client_order_id for order in ended],
+        "entriesLeft": entries_left,
     }
 
 
@@ -350,6 +381,8 @@ def plan_data(symbol: str, intents: Sequence[OrderIntent]) -> dict[str, Any]:
         "orders": planned,
         "positionsLeft": [],
         "dust": [],
+        "entriesEnded": [],
+        "entriesLeft": 0,
         "trouble": "" if planned else "nothing can be closed: it is below the exchange's smallest order",
     }
 

@@ -11,7 +11,17 @@ import pytest
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.exchange.base import Accepted
-from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, RateLimits, Side, TradingState
+from kekbridge.model import (
+    MarginMode,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Purpose,
+    RateLimits,
+    Side,
+    TradingState,
+)
 from kekbridge.ops.trading_operations import Cancel, Close, Flatten
 from kekbridge.store import alerts, fills, projector
 from tests.bridge import BTC, ETH, SOL, Bridge
@@ -172,6 +182,35 @@ async def test_a_refused_close_is_tried_again_until_its_deadline(bridge: Bridge)
     assert bridge.daemon.book.queued == {}
     await bridge.clear_faults()
     assert await bridge.position() == D("0.2")  # nothing that was given up is sent later
+
+
+@pytest.mark.parametrize("fields", [{}, {"share": D(50)}, {"margin_mode": MarginMode.CROSS}])
+async def test_a_whole_close_ends_the_markets_entries_that_wait(bridge: Bridge, fields: dict[str, Any]) -> None:
+    """Of every webhook, before the close is sent: they would open again what the operator closes. Others go on, and a partial close ends
+    none; what rests at the exchange is counted."""
+    bridge.add_webhook("other")
+    await bridge.send(quantity="0.2")
+    limit = await resting(bridge)
+    await bridge.fault("rate_limit", path="/v1/algo/order", method="POST")
+    waiting = [(await bridge.send(name, quantity="0.01", stopLoss="2%"))[1] for name in ("main", "other")]
+    _, elsewhere = await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="2%")
+    result = await close(bridge, **fields)
+    assert result["closed"]
+    names = [answer["clientOrderId"] for answer in waiting]
+    if "share" in fields:
+        assert (result["entriesEnded"], result["entriesLeft"]) == ([], 3)
+    else:
+        assert (result["entriesEnded"], result["entriesLeft"]) == (names, 1)
+        for answer in waiting:
+            ended = await bridge.until_stored(answer, "denied")
+            assert ended.code == "canceled_by_hand"
+            assert ended.error is not None
+            assert "closed by hand" in ended.error
+    await bridge.clear_faults()
+    for answer in (elsewhere, *(waiting if "share" in fields else ())):
+        await bridge.until_stored(answer, "filled")
+    assert await bridge.position() == (D("0.12") if "share" in fields else D(0))
+    await cancel(bridge, limit["clientOrderId"])
 
 
 async def test_a_lost_answer_closes_once(bridge: Bridge) -> None:
