@@ -306,6 +306,46 @@
     }, 500);
   }
 
+  // -------------------------------------------------------------------------------------------------------- forms
+  // A form with `data-builds` shows what it builds while one types: its own page, with the part of that id.
+  let built = 0; // the newest request: an older answer is ignored
+  async function build(form) {
+    const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+    const url = `${form.getAttribute("action")}?${query}`;
+    const number = ++built;
+    try {
+      const answer = await fetch(url, { cache: "no-store" });
+      if (answer.redirected) { location.reload(); return; } // signed out
+      if (answer.status !== 200 && answer.status !== 422) return;
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (number !== built) return;
+      enhance(page);
+      const fresh = page.querySelector("form[data-builds]");
+      const part = page.getElementById(form.dataset.builds);
+      if (!fresh || !part) return;
+      update(form, document.importNode(fresh, true));
+      update(document.getElementById(part.id), document.importNode(part, true));
+      history.replaceState(null, "", url);
+    } catch { /* the button of the form works, too */ }
+  }
+
+  let building = null;
+  document.addEventListener("input", (event) => {
+    const form = event.target.form;
+    if (form && "unsaved" in form.dataset) form.dataset.unsaved = "changed";
+    if (!form || !form.dataset.builds) return;
+    clearTimeout(building);
+    building = setTimeout(() => build(form), 250);
+  });
+
+  // A form with `data-unsaved` asks before its changes are lost.
+  document.addEventListener("submit", (event) => {
+    if ("unsaved" in event.target.dataset) event.target.dataset.unsaved = "";
+  });
+  addEventListener("beforeunload", (event) => {
+    if (document.querySelector("form[data-unsaved=changed]")) event.preventDefault();
+  });
+
   // -------------------------------------------------------------------------------------------------------- start
   // A link from elsewhere comes without the session's cookie: ask for its page from here before asking for the token.
   async function leaveSignIn(wanted) {

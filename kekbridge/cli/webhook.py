@@ -37,7 +37,6 @@ from kekbridge.webhooks.options import ROWS, Row
 
 if TYPE_CHECKING:
     from kekbridge.alerts.message_check import MessageCheck
-    from kekbridge.model import Webhook
 
 _MAX_PASTED_BYTES: Final = 65_536  # what the listener takes
 
@@ -140,23 +139,18 @@ def list_webhooks(
 ) -> None:
     """List every webhook with its main limits and last alert."""
     from kekbridge.cli import render
-    from kekbridge.reports.states import state_fix, state_text
-    from kekbridge.store import alerts, settings
-    from kekbridge.store import webhooks as stored
+    from kekbridge.reports import webhook_summary
 
     context = resolve_context(ctx, data_dir, config)
     with open_database(context) as database, database.snapshot() as connection:
-        webhooks = stored.list_all(connection)
-        last = {webhook.id: alerts.search(connection, webhook=webhook.name, limit=1).alerts for webhook in webhooks}
+        found = webhook_summary.read_all(connection, now=now(), zone=None)
         url = webhook_url(context, connection)
-        controls = settings.stored_controls(connection)
-    states = {one.id: settings.strictest(controls, one.id, now=now()) for one in webhooks}
     if as_json:
-        scopes = {one.id: settings.closing_scope(controls, one.id, now=now()) for one in webhooks}
-        trading_of = {name: trading_data(control, scopes[name]) for name, control in states.items()}
-        render.as_json([webhook_data(one, url) | {"trading": trading_of[one.id]} for one in webhooks])
+        render.as_json(
+            [webhook_data(one.webhook, url) | {"trading": trading_data(one.control, one.scope)} for one in found]
+        )
         return
-    if not webhooks:
+    if not found:
         render.note("No webhooks yet. Create one:  kekbridge webhook create NAME")
         return
     columns = [
@@ -171,21 +165,20 @@ def list_webhooks(
         columns,
         [
             (
-                webhook.name,
-                _state(webhook, state_text(states[webhook.id], now(), None)),
-                "signature" if webhook.settings.require_signature else "NO SIGNATURE",
-                _symbols(webhook),
-                _largest_order(webhook),
-                formatting.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
+                one.webhook.name,
+                one.state,
+                "signature" if one.webhook.settings.require_signature else "NO SIGNATURE",
+                webhook_summary.markets_text(one.webhook),
+                webhook_summary.largest_order_text(one.webhook),
+                formatting.age(one.last_alert_at, now()) if one.last_alert_at else "never",
             )
-            for webhook in webhooks
+            for one in found
         ],
     )
-    for webhook in webhooks:
-        scope = settings.closing_scope(controls, webhook.id, now=now())
-        fix = state_fix(states[webhook.id], now(), scope=scope, name=webhook.name)
-        if webhook.enabled and fix:
-            render.note(f"{webhook.name} takes no entries.  Fix:  {fix}")
+    for one in found:
+        if one.fix:
+            render.note(f"{one.webhook.name} takes no entries.  Fix:  {one.fix}")
+    webhooks = [one.webhook for one in found]
     unsigned = [webhook.name for webhook in webhooks if not webhook.settings.require_signature]
     if unsigned:
         render.note(
@@ -448,39 +441,18 @@ def _print_check(found: MessageCheck) -> None:
         render.table(columns, [(each.path, each.value, each.meaning) for each in found.fields])
 
 
-def _state(webhook: Webhook, state: str) -> str:
-    """What a webhook accepts now."""
-    if not webhook.enabled:
-        return "disabled"
-    return "enabled" if state == "running" else state
-
-
 def _state_rows(data: dict[str, Any]) -> list[tuple[str, object]]:
-    """The same from a webhook as JSON, and what opens it again if it takes no entries."""
+    """What a webhook accepts now, from its JSON, and what opens it again if it takes no entries."""
     from kekbridge.reports.states import state_fix, state_text
+    from kekbridge.reports.webhook_summary import accepted_text
     from kekbridge.store.settings import control_from
 
-    if not data["enabled"]:
-        return [("state", "disabled")]
     trading = data["trading"]
     control = control_from(trading)
-    text = state_text(control, now(), None)
-    if text == "running":
-        return [("state", "enabled")]
+    text = accepted_text(state_text(control, now(), None), is_enabled=data["enabled"])
+    if text in ("enabled", "disabled"):
+        return [("state", text)]
     return [("state", text), ("fix", state_fix(control, now(), scope=trading["scope"], name=data["name"]))]
-
-
-def _symbols(webhook: Webhook) -> str:
-    allowed = webhook.settings.limits.allowed_symbols
-    return "any" if allowed is None else ", ".join(map(formatting.market, allowed)) or "none"
-
-
-def _largest_order(webhook: Webhook) -> str | None:
-    """The limits of one order: in coins, in USDC, or both."""
-    limits = webhook.settings.limits
-    coins = None if limits.max_order_size is None else formatting.amount(limits.max_order_size)
-    value = None if limits.max_notional is None else f"{formatting.amount(limits.max_notional)} USDC"
-    return ", ".join(text for text in (coins, value) if text) or None
 
 
 def _warn_of_key_in_path(name: str) -> None:

@@ -63,7 +63,8 @@ class TryMessage(Operation, frozen=True, kw_only=True):
         values = _values_of(text, webhook, bridge.exchange.snapshot) | {
             name: value for name, value in self.values.items() if value.strip()
         }
-        filled = fill_samples(text, values)
+        now = context.clock()
+        filled = fill_samples(text, values | {"timenow": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
         check = check_message(filled.encode(), webhook.settings, profile=webhook.settings.profile)
         likely = None
         if check.likely_profile != check.profile:
@@ -80,7 +81,6 @@ class TryMessage(Operation, frozen=True, kw_only=True):
             message = read_message(filled.encode())
         except RequestRefused:
             return found  # the check says why
-        now = context.clock()
         found["proof"] = await context.database.read(_proof_problem, context, webhook, message, now=now)
         if found["proof"] is not None:
             return found

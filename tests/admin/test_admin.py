@@ -15,7 +15,7 @@ from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
 from kekbridge.ops.web_token import TOKEN_FILE, MakeSignInLink, new_sign_in_code, rotate_token
 from kekbridge.reports import alert_report
-from kekbridge.store import alerts, conditions, job_runs, webhooks
+from kekbridge.store import conditions, job_runs
 from tests.admin.session import Browser
 from tests.bridge import BTC
 from tests.waiting import until
@@ -163,44 +163,6 @@ async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
         assert all(escape(section.title) in report for section in sections if section.kind != "stages")
     assert "<h2>Stages</h2>" in report
     assert "BTC" in await browser.page("/positions")
-
-
-async def test_webhook_pages(browser: Browser) -> None:
-    """Create, limit, disable and rotate through the same functions as the command line, with the same errors."""
-    key = await browser.log_in()
-    database = browser.bridge.daemon.database
-    assert (await browser.post("/webhooks", key=key, name="from page"))[0] == 409
-    assert (await browser.post("/webhooks", key=key, name="paged"))[0] == 303
-    webhook = await database.read(webhooks.find, "paged")
-    base = f"/webhooks/{webhook.id}"
-    entered = {"max_order_size": "0.5", "daily_orders": "7", "max_leverage": ""}
-    assert (await browser.post(f"{base}/settings", key=key, **entered))[0] == 303
-    assert (await browser.post(f"{base}/settings", key=key, max_order_size="1e5"))[0] == 409
-    limits = (await database.read(webhooks.get, webhook.id)).settings.limits
-    assert (str(limits.max_order_size), limits.daily_orders, limits.max_leverage) == ("0.5", 7, None)
-    await browser.post(f"{base}/disable", key=key)
-    await browser.post(f"{base}/rotate", key=key)
-    assert not (await database.read(webhooks.get, webhook.id)).enabled
-    assert len(await database.read(webhooks.list_keys, webhook.id)) == 2
-    assert "wh_test_" in await browser.page(base)
-
-
-async def test_a_message_can_be_checked_on_the_page(browser: Browser) -> None:
-    """Pasted text is explained, as hostile as it may be; nothing is stored."""
-    key = await browser.log_in()
-    base = f"/webhooks/{(await browser.bridge.daemon.database.read(webhooks.find, 'main')).id}"
-    assert "Check a message" in await browser.page(base)
-    status, page = await browser.post(
-        f"{base}/check", key=key, message='{"ticker":"BTC<b>","action":"buy","quantity":1,"stopLoss":{"percent":5}}'
-    )
-    assert status == 200
-    assert "Looks like" in page
-    assert "did you mean symbol?" in page
-    assert "BTC&lt;b&gt;" in page
-    assert "BTC<b>" not in page
-    status, page = await browser.post(f"{base}/check", key=key, message='{"action":"close_all"}')
-    assert (status, "close every open position" in page) == (200, True)
-    assert (await browser.bridge.daemon.database.read(alerts.search)).alerts == ()
 
 
 async def test_metrics_and_state_agree_with_the_exchange(browser: Browser) -> None:

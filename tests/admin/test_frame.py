@@ -83,13 +83,13 @@ async def test_error_pages_have_the_menu(browser: Browser) -> None:
     assert '<nav aria-label="Pages">' in await browser.page("/trading/halt", 405)
     status, page = await browser.post("/webhooks", key=key, name="x" * 70_000)
     assert (status, "64 KiB" in page, '<nav aria-label="Pages">' in page) == (413, True, True)
-    headers = {"Referer": f"{browser.url}/webhooks?from=here"}
-    sent = {"key": key, "name": "not a name"}
-    async with browser.session.post(f"{browser.url}/webhooks", data=sent, headers=headers) as answer:
+    headers = {"Referer": f"{browser.url}/positions?from=here"}
+    sent = {"key": key, "symbol": "PERP_BTC_USDC", "mode": "no mode"}
+    async with browser.session.post(f"{browser.url}/positions/close", data=sent, headers=headers) as answer:
         assert answer.status == 409
         page = await answer.text()
     assert '<nav aria-label="Pages">' in page
-    assert 'href="/webhooks?from=here"' in page
+    assert 'href="/positions?from=here"' in page
     async with browser.session.get(f"{browser.url}/api/nothing") as answer:
         assert (answer.status, (await answer.json())["code"]) == (404, "not_found")
 

@@ -164,35 +164,106 @@ async def test_log_filters(visit: Visit) -> None:
     assert "buy ETH" in rows[0]
 
 
-async def test_webhooks_are_created_and_changed(visit: Visit) -> None:
-    """Create, every kind of setting, disable and enable, a new key, rename, delete after confirmation."""
-    page = visit.page
+async def test_a_webhook_from_its_creation_to_its_first_trade(visit: Visit) -> None:
+    """A wrong field is kept, a message is built while one types, copied, tried and sent on paper; unsaved changes are asked about."""
+    page, bridge = visit.page, visit.bridge
     await visit.goto("/webhooks")
-    await page.fill("#new-name", "from-page")
+    await page.press("a[href='/webhooks/new']")
+    await page.fill("[name=name]", "from-page")
+    await page.fill("[name=max_order_size]", "1e5")
+    await page.fill("[name=allowed_symbols]", "BTC,ETH")
+    await page.press("main form button")
+    assert "1 field is wrong" in await page.text()
+    assert await page.evaluate("document.activeElement.name") == "max_order_size"
+    assert await page.evaluate("document.querySelector('[name=allowed_symbols]').value") == "BTC,ETH"
+    assert "422" in page.errors.pop()
+    await page.fill("[name=max_order_size]", "0.5")
     await page.press("main form button")
     assert await page.text("h1") == "Webhook from-page"
-    for name, value in (
-        *(("max_order_size", "0.5"), ("max_drawdown", "20%"), ("cooldown", "5m"), ("require_stop_loss", "yes")),
-        *(("allowed_symbols", "BTC,ETH"), ("rate_per_minute", "7"), ("profile", "traderspost"), ("max_leverage", "")),
-        *(("lock", "quantity=0.01\\nsymbol=BTCUSDT.P"), ("trading_hours", "Mon-Fri 07:00-22:00 UTC")),
-    ):
-        await page.fill(f"[name={name}]", value.replace("\\n", "\n"))
-    await page.press("form[action$=settings] button")
     made = visit.webhook("from-page")
-    limits = made.settings.limits
-    assert (limits.max_order_size, limits.max_drawdown, limits.cooldown_s) == (Decimal("0.5"), Decimal("0.2"), 300)
+    assert made.settings.limits.max_order_size == Decimal("0.5")
+
+    await page.press("a[href$='kind=indicator']")
+    await page.fill("[name=quantity]", "0.02")
+    await page.fill("[name=symbol]", "{{ticker}}")
+    await page.fill("[name=take_profit]", "2%:50%, 4%:50%")
+    await page.evaluate("document.querySelector('[name=quantity]').dispatchEvent(new Event('input', {bubbles: true}))")
+
+    async def is_built() -> bool:
+        return '"quantity":"0.02"' in await page.text("#message-text")
+
+    await until(is_built)
+    assert "quantity=0.02" in await page.evaluate("location.search")
+    await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    await page.evaluate("document.querySelector('[data-copy=\"#message-text\"]').click()")
+
+    async def is_copied() -> bool:
+        return await page.text("[data-copy='#message-text']") == "Copied"
+
+    await until(is_copied)
+    message = str(await page.text("#message-text"))
+    await visit.check_page(f"/webhooks/{made.id}?kind=indicator&stop_loss=abc", "webhook-alert")
+
+    await visit.goto(f"/webhooks/{made.id}/test")
+    await page.fill("[name=message]", message)
+    await page.press("main form[action$=test] button")
+    assert "It would be accepted: buy 0.02 BTC as a market order" in await page.text("#result")
+    await page.press("button[name=send]")
+    assert "Sent on paper: HTTP 200" in await page.text("#result")
+    await bridge.until_settled()
+    assert await bridge.position() == Decimal("0.02")
+    for tab in ("test", "activity", "limits", "message", "keys"):
+        await visit.check_page(f"/webhooks/{made.id}/{tab}", f"webhook-{tab}")
+    await page.be_wide(390, dark=True)
+    await visit.goto(f"/webhooks/{made.id}/activity")
+    assert "buy BTC" in await page.text()
+    await page.picture(artifacts() / "webhook-activity-dark.png")
+    await page.be_wide(1280)
+
+    await visit.goto(f"/webhooks/{made.id}/limits")
+    leave = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving);"
+    is_asked = f"(() => {{ {leave} return leaving.defaultPrevented; }})()"
+    assert await page.evaluate(is_asked) is False
+    await page.fill("[name=cooldown]", "5m")
+    await page.evaluate("document.querySelector('[name=cooldown]').dispatchEvent(new Event('input', {bubbles: true}))")
+    assert await page.evaluate(is_asked) is True
+    await page.press("form[action$=limits] button")
+    assert "Saved." in await page.text()
+    assert visit.webhook("from-page").settings.limits.cooldown_s == 300
+
+
+async def test_a_webhook_is_changed(visit: Visit) -> None:
+    """Every kind of setting, disable and enable, a new key, rename, delete after confirmation."""
+    page, hook = visit.page, visit.webhook("main")
+    base = f"/webhooks/{hook.id}"
+    await visit.goto(f"{base}/limits")
+    for name, value in (
+        *(("max_order_size", "0.5"), ("max_drawdown", "20%"), ("require_stop_loss", "yes"), ("max_leverage", "")),
+        *(("allowed_symbols", "BTC,ETH"), ("rate_per_minute", "7"), ("trading_hours", "Mon-Fri 07:00-22:00 UTC")),
+    ):
+        await page.fill(f"[name={name}]", value)
+    await page.press("form[action$=limits] button")
+    limits = visit.webhook("main").settings.limits
+    assert (limits.max_order_size, limits.max_drawdown) == (Decimal("0.5"), Decimal("0.2"))
     assert (limits.require_stop_loss, limits.max_leverage) == (True, None)
     assert limits.allowed_symbols == ("PERP_BTC_USDC", "PERP_ETH_USDC")
-    assert made.settings.rates.per_minute == 7
+    assert visit.webhook("main").settings.rates.per_minute == 7
+    assert await page.evaluate("document.querySelector('[name=max_drawdown]').value") == "20%"
+    await visit.goto(f"{base}/message")
+    await page.fill("[name=profile]", "traderspost")
+    await page.fill("[name=lock]", "quantity=0.01\nsymbol=BTCUSDT.P")
+    await page.press("form[action$=message] button")
+    made = visit.webhook("main")
     assert (made.settings.profile, dict(made.settings.locked)) == (
         "traderspost",
         {"quantity": "0.01", "symbol": "BTCUSDT.P"},
     )
-    assert await page.evaluate("document.querySelector('[name=max_drawdown]').value") == "20%"
     await page.press("form[action$=disable] button")
-    assert not visit.webhook("from-page").enabled
+    assert not visit.webhook("main").enabled
     await page.press("form[action$=enable] button")
-    assert visit.webhook("from-page").enabled
+    assert visit.webhook("main").enabled
+    await visit.goto(f"{base}/keys")
     await page.press("form[action$=rotate] button")
     keys = await page.evaluate("document.querySelectorAll('tbody tr').length")
     assert keys == 2
@@ -331,7 +402,8 @@ async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
     found: dict[str, list[str]] = {}
     for path in (
         *(path for path, _ in (*MENU, *MORE)),
-        *(f"/webhooks/{hook}", f"/log/{alert}"),
+        *(f"/webhooks/{hook}{tab}" for tab in ("", "/activity", "/limits")),
+        f"/log/{alert}",
         *("/confirm/halt", f"/orders/cancel?order={order.client_order_id}", "/nothing-here"),
     ):
         # Of the rules, these depend on theme and width.
