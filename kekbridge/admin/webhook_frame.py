@@ -108,7 +108,11 @@ def name_field(value: str, error: str | None = None) -> Field:
 
 def _controls(request: web.Request, webhook: Webhook, new_name: Field | None) -> Renderable:
     base = path_of(webhook)
-    switch = ("disable", "Disable") if webhook.enabled else ("enable", "Enable")
+    switch = (
+        h.a(href=f"{base}/disable", class_="button")["Disable…"]
+        if webhook.enabled
+        else button(request, f"{base}/enable", "Enable")
+    )
     rename = h.details(open=new_name is not None, class_="rename")[
         h.summary["Rename"],
         h.form(method="post", action=f"{base}/rename")[
@@ -119,7 +123,7 @@ def _controls(request: web.Request, webhook: Webhook, new_name: Field | None) ->
     ]
     return h.div(class_="row")[
         state_element(request[_SUMMARY]),
-        button(request, f"{base}/{switch[0]}", switch[1]),
+        switch,
         h.a(href=f"{base}/delete", class_="button bad")["Delete…"],
         rename,
     ]

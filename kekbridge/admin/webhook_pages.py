@@ -7,6 +7,7 @@ Message) and webhook_keys.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import htpy as h
 from aiohttp import web
@@ -25,6 +26,11 @@ from kekbridge.formatting import age
 from kekbridge.ops.operation import Operation
 from kekbridge.ops.webhook_operations import DeleteWebhook, DisableWebhook, EditWebhook, EnableWebhook
 from kekbridge.reports import webhook_summary
+
+_CONFIRMATIONS: Final = {
+    "disable": "It refuses every alert with 403 until it is enabled again, exits too. Open positions and their stops stay.",
+    "delete": "Its keys stop working at once: alerts that still use them get 401. Its alerts and orders stay in the history.",
+}
 
 
 class WebhookPages:
@@ -48,7 +54,7 @@ class WebhookPages:
         router.add_get("/webhooks", self._list)
         for part in self._parts:
             part.register(router)
-        router.add_get("/webhooks/{webhook}/delete", self._confirm_delete)
+        router.add_get("/webhooks/{webhook}/{what:disable|delete}", self._confirm)
         router.add_post("/webhooks/{webhook}/rename", self._rename)
         router.add_post("/webhooks/{webhook}/{what:enable|disable|delete}", self._change)
 
@@ -89,16 +95,14 @@ class WebhookPages:
             return self._frame.page(request, webhook, "", status_code=422, new_name=wrong)
         raise web.HTTPSeeOther(path_of(webhook))
 
-    async def _confirm_delete(self, request: web.Request) -> web.Response:
-        webhook = await self._frame.webhook_of(request)
+    async def _confirm(self, request: web.Request) -> web.Response:
+        webhook, what = await self._frame.webhook_of(request), request.match_info["what"]
         return self._page(
             request,
-            f"Delete webhook {webhook.name}?",
-            h.p[
-                "Its keys stop working at once: alerts that still use them get 401. Its alerts and orders stay in the history."
-            ],
+            f"{what.capitalize()} webhook {webhook.name}?",
+            h.p[_CONFIRMATIONS[what]],
             h.div(class_="row")[
-                button(request, f"{path_of(webhook)}/delete", f"Yes, delete {webhook.name}", kind="bad"),
+                button(request, f"{path_of(webhook)}/{what}", f"Yes, {what} {webhook.name}", kind="bad"),
                 h.a(href=path_of(webhook), class_="button")["No"],
             ],
         )

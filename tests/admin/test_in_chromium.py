@@ -259,6 +259,8 @@ async def test_a_webhook_is_changed(visit: Visit) -> None:
         "traderspost",
         {"quantity": "0.01", "symbol": "BTCUSDT.P"},
     )
+    await page.press("a[href$=disable]")
+    assert visit.webhook("main").enabled
     await page.press("form[action$=disable] button")
     assert not visit.webhook("main").enabled
     await page.press("form[action$=enable] button")

@@ -24,6 +24,7 @@ async def test_a_webhooks_life(browser: Browser) -> None:
         status, page = await browser.post(f"{base}/rename", key=key, name=wrong)
         assert (status, f'value="{wrong}"' in page, "<details open" in page) == (422, True, True)
     assert (await browser.post(f"{base}/rename", key=key, name="renamed"))[0] == 303
+    assert "Yes, disable renamed" in await browser.page(f"{base}/disable")
     await browser.post(f"{base}/disable", key=key)
     found = await database.read(webhooks.get, webhook.id)
     assert (found.name, found.enabled) == ("renamed", False)
