@@ -104,12 +104,13 @@ class AlertTab:
         entered = entries_of(kind, request.query)
         errors: dict[str, str] = {}
         others: list[str] = []
+        has_key = True
         try:
             made: dict[str, Any] | None = await self._frame.service.operations.run(
                 MakeTemplate(webhook=webhook.id, kind=kind, fields=entered)
             )
         except (ConfigError, NotFound) as error:
-            made = None
+            made, has_key = None, error.code != "key_missing"
             errors, others = place_template_error(error.message, error.field, kind)
         if made is not None and made["invalidField"]:
             errors, _ = place_template_error(
@@ -119,7 +120,7 @@ class AlertTab:
         built = h.section(id="built")[
             _built(request, webhook, made, kind, is_wrong=bool(errors))
             if made is not None
-            else _not_built(webhook, errors, others)
+            else _not_built(webhook, errors, others, has_key=has_key)
         ]
         return self._frame.page(
             request,
@@ -147,7 +148,7 @@ def place_template_error(text: str, field: str | None, kind: str) -> tuple[dict[
     """An error of a template as (that of an entry by parameter, texts for the top)."""
     parameter = parameter_of(field or "")
     if parameter not in PARAMETERS[kind]:
-        return {}, [in_labels(text, _ENTRY_LABELS)]
+        return {}, [words_of(text)]
     return {parameter: error_of(text.removeprefix(f"{field}: "), "", _ENTRY_LABELS)}, []
 
 
@@ -222,11 +223,11 @@ def _field(name: str, kind: str, value: str, error: str | None) -> Field:
     )
 
 
-def _not_built(webhook: Webhook, errors: Mapping[str, str], others: list[str]) -> list[Node]:
+def _not_built(webhook: Webhook, errors: Mapping[str, str], others: list[str], *, has_key: bool) -> list[Node]:
     """Why there is no message."""
     shown: list[Node] = [h.p["Correct the marked field."]] if errors else []
     shown += [h.p[with_code(text)] for text in others]
-    if others:
+    if not has_key:
         shown.append(h.p["Keys: ", h.a(href=path_of(webhook, "keys"))["create a new one"], "."])
     return [h.div(class_="notice bad", role="alert")[h.b["No message."], shown]]
 
@@ -260,7 +261,12 @@ def _built(request: web.Request, webhook: Webhook, made: Mapping[str, Any], kind
         ],
         h.details[
             h.summary["What each field means"],
-            table(("Field", "Meaning"), list(made["explanation"].items()), empty="", is_slim=True),
+            table(
+                ("Field", "Meaning"),
+                [(name, with_code(text)) for name, text in made["explanation"].items()],
+                empty="",
+                is_slim=True,
+            ),
         ]
         if made["explanation"]
         else None,

@@ -39,8 +39,8 @@ def test_each_field_of_a_message_leads_to_its_input(name: str) -> None:
 
 def test_other_errors_stand_at_the_top() -> None:
     """With labels for options, and commands as they are."""
-    assert place_template_error("use --stop-loss 2%", None, "strategy") == ({}, ["use “Stop loss” 2%"])
-    assert place_template_error("x", "stopLoss", "close") == ({}, ["x"])
+    assert place_template_error("use --stop-loss 2%", None, "strategy") == ({}, ["Use “Stop loss” 2%"])
+    assert place_template_error("x", "stopLoss", "close") == ({}, ["X"])
     assert (
         words_of("add --max-quantity 5, or `kekbridge x --limit`") == "Add “Largest size” 5, or `kekbridge x --limit`"
     )
@@ -88,6 +88,11 @@ async def test_the_page_builds_what_the_command_prints(browser: Browser) -> None
     assert "expected a printable text" in page
     assert 'value="it&#39;s"' in page
     assert "message-text" not in page
+    await run(EditWebhook(webhook="main", options={"profile": "traderspost"}))
+    page = await browser.page(f"{base}?kind=pine")
+    assert "use “Message format” seed" in page
+    assert "create a new one" not in page
+    await run(EditWebhook(webhook="main", options={"profile": "seed"}))
     await run(EditWebhook(webhook="main", options={"key_in_path": True, "require_stop_loss": True}))
     page = await browser.page(f"{base}?kind=<b>x")
     assert "URL with the key" in page
