@@ -97,8 +97,13 @@ def make(data_dir: Path, file: Path, *, now: datetime, key: BackupKey) -> Backup
     Database.open(data_dir, create=False).close_now()
     try:
         return _write(data_dir, file, now, key)
-    except OSError as error:
-        raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; choose another path") from None
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"the backup {file} cannot be written: {_reason(error)}; choose another path") from None
+
+
+def _reason(error: OSError | sqlite3.Error) -> str:
+    """Why a file could not be written; SQLite has errors of its own for a full disk."""
+    return str((isinstance(error, OSError) and error.strerror) or error)
 
 
 def record(connection: sqlite3.Connection, made_at: datetime) -> None:
@@ -118,9 +123,9 @@ def make_unnamed(data_dir: Path, directory: Path, *, now: datetime, key: BackupK
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = _write(data_dir, file, now, key, lambda packed: opened.append(packed.open("rb")))
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         raise ConfigError(
-            f"no backup can be written to {directory}: {error.strerror}; free space, or set backup.dir"
+            f"no backup can be written to {directory}: {_reason(error)}; free space, or set backup.dir"
         ) from None
     return made, opened[0]
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import stat
@@ -59,6 +60,32 @@ def data_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "data"
     run_cli("webhook", "create", "w", data_dir=directory)
     return directory
+
+
+def test_a_disk_without_room_is_one_line(data_dir: Path, tmp_path: Path) -> None:
+    """Also when SQLite notices it first; nothing is left of what was written, under any name."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))  # a file that grows further fails as on a full disk
+    try:
+        with pytest.raises(ConfigError, match="cannot be written: "):
+            backup.make(data_dir, tmp_path / "b.zip", now=NOW, key=KEY)
+        with pytest.raises(ConfigError, match="free space, or set backup"):
+            backup.make_unnamed(data_dir, tmp_path / "backups", now=NOW, key=KEY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "backups"}
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_an_unnamed_backup_has_no_name(data_dir: Path, tmp_path: Path) -> None:
+    """It is complete and readable while it is open, and in no directory at any time after it was made."""
+    made, file = backup.make_unnamed(data_dir, tmp_path / "backups", now=NOW, key=KEY)
+    assert list((tmp_path / "backups").iterdir()) == []
+    saved = tmp_path / made.file.name
+    with file:
+        saved.write_bytes(file.read())
+    assert backup.inspect(saved, KEY).files == made.files
+    assert made.bytes == saved.stat().st_size
 
 
 def test_a_backup_opens_nothing(data_dir: Path, tmp_path: Path) -> None:
