@@ -43,6 +43,7 @@ from kekbridge.store import orders as order_rows
 BY: Final = "API"
 _FEW, _MANY = 50, 1000
 _MOST_EVENTS: Final = 500
+_LARGEST: Final = 10**15  # sequence number
 _ALL: Final = "all"
 _USUAL_PERIOD: Final = "7d"
 
@@ -149,7 +150,8 @@ class Api:
     # ------------------------------------------------------------------------------------------------ orders, alerts
 
     async def _orders(self, request: web.Request) -> Any:
-        fields = Fields.of_query(request, ("open", "symbol", "webhook", "status", "since", "limit"))
+        fields = Fields.of_query(request, ("open", "symbol", "webhook", "status", "since", "before", "limit"))
+        limit = fields.count("limit", default=_FEW, most=_MANY)
         found = await self._service.database.read(
             queries.list_orders,
             webhook=fields.text("webhook"),
@@ -157,9 +159,10 @@ class Api:
             status=fields.text("status"),
             since=fields.instant("since", self._service.clock()),
             open_only=fields.flag("open"),
-            limit=fields.count("limit", default=_FEW, most=_MANY),
+            before=fields.count("before", default=0, most=_LARGEST) or None,
+            limit=limit,
         )
-        return {"orders": found}
+        return {"orders": found, "older": found[0]["sequence"] if len(found) == limit else None}
 
     async def _order(self, request: web.Request) -> Any:
         Fields.of_query(request, ())
@@ -175,8 +178,9 @@ class Api:
         return await self._run(request, Cancel(order=fields.required_text("order"), by=BY))
 
     async def _alerts(self, request: web.Request) -> Any:
-        names = ("webhook", "symbol", "status", "code", "since", "until", "text", "limit")
+        names = ("webhook", "symbol", "status", "code", "since", "until", "before", "text", "limit")
         fields, now = Fields.of_query(request, names), self._service.clock()
+        limit = fields.count("limit", default=_FEW, most=_MANY)
         found = await self._service.database.read(
             queries.list_alerts,
             webhook=fields.text("webhook"),
@@ -185,10 +189,11 @@ class Api:
             code=fields.text("code"),
             since=fields.instant("since", now),
             until=fields.instant("until", now),
+            before=fields.text("before"),
             text=fields.text("text"),
-            limit=fields.count("limit", default=_FEW, most=_MANY),
+            limit=limit,
         )
-        return {"alerts": found}
+        return {"alerts": found, "older": found[0]["id"] if len(found) == limit else None}
 
     async def _alert(self, request: web.Request) -> Any:
         Fields.of_query(request, ())
@@ -219,7 +224,7 @@ class Api:
         names = ("kind", "trouble", "since", "until", "before", "limit")
         fields, now = Fields.of_query(request, names, repeatable="kind"), self._service.clock()
         limit = fields.count("limit", default=_FEW, most=_MOST_EVENTS)
-        before = fields.count("before", default=0, most=10**15)
+        before = fields.count("before", default=0, most=_LARGEST)
 
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             found = journal.latest(

@@ -33,6 +33,18 @@ _EXAMPLES: Final = (
     ("Discord", "discord://WEBHOOK_ID/WEBHOOK_TOKEN"),
     ("E-mail", "mailtos://USER:PASSWORD@example.com"),
 )
+_SERVICES: Final = {
+    "tgram": "Telegram",
+    "ntfy": "ntfy",
+    "ntfys": "ntfy",
+    "discord": "Discord",
+    "mailto": "E-mail",
+    "mailtos": "E-mail",
+    "slack": "Slack",
+    "pover": "Pushover",
+    "json": "JSON over HTTP",
+    "jsons": "JSON over HTTPS",
+}
 _TITLES: Final = {"failure": "Failures", "warning": "Warnings", "info": "Information"}
 _LEVEL: Final = "level-"
 
@@ -147,7 +159,7 @@ class NotificationPages:
             return h.p(class_="problem", role="alert")[error.message]
         rows = [
             (
-                name.partition("-")[0],
+                _service_of(name),
                 name,
                 button(
                     request,
@@ -161,6 +173,12 @@ class NotificationPages:
         empty = "No channel yet: fills, rejections, limits and failures are not sent to you."
         shown = table(("Service", "Name", ""), rows, empty=empty)
         return h.fragment[shown, button(request, f"{PATH}/test", "Send a test to all") if names else None]
+
+
+def _service_of(name: str) -> str:
+    """The service of a channel, for people, by the scheme that its name begins with."""
+    scheme = name.partition("-")[0]
+    return _SERVICES.get(scheme, scheme)
 
 
 def _problem(field: str, text: str) -> Renderable | None:

@@ -40,9 +40,13 @@ def list_orders(
     status: str | None = None,
     since: datetime | None = None,
     open_only: bool = False,
+    before: int | None = None,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """The last `limit` orders that match every filter given, newest last. Raises ConfigError or NotFound for an unknown name."""
+    """The last `limit` orders that match every filter given, newest last; `before`: only those with a smaller sequence.
+
+    Raises ConfigError or NotFound for an unknown name.
+    """
     found = order_rows.list_orders(
         connection,
         webhook=known_names.webhook(connection, webhook),
@@ -50,6 +54,7 @@ def list_orders(
         status=known_names.order_status(status, "status"),
         since=since,
         open_only=open_only,
+        before=before,
         limit=limit,
     )
     return [order_with_exits(connection, order) for order in found]
@@ -75,10 +80,14 @@ def list_alerts(
     code: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    before: str | None = None,
     text: str | None = None,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """The last `limit` alerts that match every filter given, newest last. Raises ConfigError or NotFound for an unknown name."""
+    """The last `limit` alerts that match every filter given, newest last; `before`: only those older than this alert.
+
+    Raises ConfigError or NotFound for an unknown name.
+    """
     found = alerts.search(
         connection,
         webhook=known_names.webhook(connection, webhook),
@@ -87,6 +96,7 @@ def list_alerts(
         code=known_names.code(code, "code"),
         since=since,
         until=until,
+        before=None if before is None else alerts.find(connection, before),
         text=text,
         limit=limit,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -424,6 +424,8 @@ class _SearchTerms:
     #: Times of receipt, `until` exclusive.
     since: str
     until: str
+    #: Time of receipt and id of an alert: only older ones.
+    before: tuple[str, str] | None
 
 
 def search(
@@ -435,13 +437,15 @@ def search(
     symbol: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    before: StoredAlert | None = None,
     text: str | None = None,
     limit: int = 100,
     look_through: int = LOOKED_THROUGH,
 ) -> SearchResult:
     """The last `limit` alerts that match every filter given.
 
-    `webhook` is a name or id; `text` is searched in the payload, the alertId and the error; times are of receipt, `until` exclusive.
+    `webhook` is a name or id; `before`: only alerts that come before this one in the list; `text` is searched in the payload, the alertId
+    and the error; times are of receipt, `until` exclusive.
     A text is searched in the newest `look_through` alerts that match the other filters.
     """
     terms = _SearchTerms(
@@ -451,7 +455,10 @@ def search(
         symbol=symbol,
         since=codec.optional_time_text(since) or "",
         until=codec.optional_time_text(until) or "~",
+        before=None if before is None else (codec.time_text(before.received_at), before.id),
     )
+    if terms.before is not None:
+        terms = replace(terms, until=min(terms.until, f"{terms.before[0]}~"))
     found: list[StoredAlert] = []
     for count, row in enumerate(_matching_rows(connection, terms, text), start=1):
         if row["fits"]:
@@ -503,6 +510,7 @@ def _conditions(terms: _SearchTerms) -> tuple[str, tuple[str, ...]]:
     conditions: tuple[tuple[str, tuple[str, ...] | None], ...] = (
         ("a.symbol = ?", _parameter(terms.symbol)),
         (f"{plus}a.webhook_id IN ({', '.join('?' * len(owners or ()))})", owners),
+        ("(+a.received_at, a.id) < (?, ?)", terms.before),
         ("+a.status = ?", _parameter(terms.status)),
         ("+a.code = ?", _parameter(terms.code)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -146,6 +147,25 @@ async def test_history_pages_back_to_its_beginning(api: ApiClient) -> None:
     filled = (await api.get("/api/history?kind=order_filled"))["events"]
     assert [(event["severity"], "BTC" in event["words"]) for event in filled] == [("info", True)]
     assert (await api.get("/api/history?trouble=true&kind=order_filled"))["events"] == []
+
+
+async def test_alerts_and_orders_page_back(api: ApiClient) -> None:
+    """Following `older` gives each once, also of those that arrived in the same millisecond."""
+    bodies = [json.dumps(api.bridge.message(quantity="0.01")).encode() for _ in range(7)]
+    await asyncio.gather(*map(api.bridge.post, bodies))
+    await api.bridge.until_settled()
+    for kind, name in (("alerts", "id"), ("orders", "clientOrderId")):
+        seen: list[str] = []
+        page = await api.get(f"/api/{kind}?limit=3&webhook=main")
+        while page[kind]:
+            seen = [one[name] for one in page[kind]] + seen
+            if page["older"] is None:
+                break
+            page = await api.get(f"/api/{kind}?limit=3&webhook=main&before={page['older']}")
+        whole = [one[name] for one in (await api.get(f"/api/{kind}"))[kind]]
+        assert seen == whole
+        assert len(whole) == 7
+    await api.get("/api/alerts?before=nope", 404)
 
 
 async def test_controls(api: ApiClient) -> None:

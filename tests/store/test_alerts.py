@@ -191,6 +191,30 @@ def test_rare_status_is_searched_in_its_hours_only(connection: sqlite3.Connectio
     assert [one.received_at for one in between] == moments[1:3]
 
 
+def test_alerts_before_one_are_found_among_those_of_its_millisecond(connection: sqlite3.Connection, book: Book) -> None:
+    """Pages neither repeat nor leave out an alert, whatever filters apply; each page is read from the end of an index."""
+    for _ in range(5):
+        take(book, received_at=NOW)
+        store_alert(book, new_alert(received_at=NOW), denying)
+    choices: tuple[dict[str, Any], ...] = ({}, {"status": "denied"}, {"symbol": "BTCUSDT.P"})
+    for filters in choices:
+        whole = [one.id for one in alerts.search(connection, **filters).alerts]
+        seen: list[str] = []
+        page = alerts.search(connection, limit=2, **filters).alerts
+        while page:
+            seen = [one.id for one in page] + seen
+            statements: list[str] = []
+            connection.set_trace_callback(statements.append)
+            page = alerts.search(connection, before=page[0], limit=2, **filters).alerts
+            connection.set_trace_callback(None)
+            listing = next(statement for statement in statements if "FROM alerts a WHERE" in statement)
+            plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {listing}")]
+            assert "USING INDEX alerts_" in plan[0]
+            assert not any("TEMP B-TREE FOR ORDER BY" in detail for detail in plan)
+        assert seen == whole
+        assert len(whole) >= 5
+
+
 def test_text_search_is_bounded(connection: sqlite3.Connection, book: Book) -> None:
     """A text without recent match does not read the whole history; the result gives the time to continue from with `until`."""
     made = [
