@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from kekbridge.admin.auth import SESSION
 from kekbridge.admin.json_requests import Fields, read_json, wrong
 from kekbridge.admin.replays import Replays
 from kekbridge.admin.service import AdminService
@@ -40,7 +41,7 @@ from kekbridge.reports import limits
 from kekbridge.store import job_runs, journal
 from kekbridge.store import orders as order_rows
 
-BY: Final = "API"
+_BY_TOKEN, _BY_SESSION = "API", "web page"
 _FEW, _MANY = 50, 1000
 _MOST_EVENTS: Final = 500
 _LARGEST: Final = 10**15  # sequence number
@@ -115,7 +116,7 @@ class Api:
         if state == "running":
             operation: Operation = Resume(
                 reason=reason,
-                by=BY,
+                by=_asker(request),
                 webhook=fields.text("webhook"),
                 reset_peak=fields.flag("resetPeak"),
                 held_exits="drop" if fields.word("heldExits", ("send", "drop")) == "drop" else "send",
@@ -126,7 +127,7 @@ class Api:
                     text = f"{name} belongs to state running only; leave it out"
                     raise ConfigError(text, code="field_invalid", field=name)
             kind = Halt if state == "halted" else ExitsOnly
-            operation = kind(reason=reason, by=BY)
+            operation = kind(reason=reason, by=_asker(request))
         return await self._run(request, operation)
 
     async def _positions(self, request: web.Request) -> Any:
@@ -143,7 +144,7 @@ class Api:
             share=fields.number("share"),
             margin_mode=None if mode is None else MarginMode(mode),
             dry_run=fields.flag("dryRun"),
-            by=BY,
+            by=_asker(request),
         )
         return await self._run(request, operation)
 
@@ -175,7 +176,7 @@ class Api:
 
     async def _cancel(self, request: web.Request) -> Any:
         fields = Fields.of(await read_json(request), ("order",))
-        return await self._run(request, Cancel(order=fields.required_text("order"), by=BY))
+        return await self._run(request, Cancel(order=fields.required_text("order"), by=_asker(request)))
 
     async def _alerts(self, request: web.Request) -> Any:
         names = ("webhook", "symbol", "status", "code", "since", "until", "before", "text", "limit")
@@ -270,6 +271,11 @@ class Api:
     async def _describe(self, request: web.Request) -> web.Response:
         text = (files("kekbridge") / "docs" / "api.yaml").read_text(encoding="utf-8")
         return web.Response(text=text, content_type="application/yaml")
+
+
+def _asker(request: web.Request) -> str:
+    """Who asked, for the history."""
+    return _BY_SESSION if SESSION in request else _BY_TOKEN
 
 
 async def examine(service: AdminService) -> list[dict[str, Any]]:

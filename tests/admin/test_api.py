@@ -256,6 +256,7 @@ async def test_who_may_call(api: ApiClient) -> None:
         assert await post({"Origin": api.url.replace("127.0.0.1", "localhost")}) == 403
         assert trading_state(api) is TradingState.RUNNING
         assert await post({"Origin": api.url}) == 200
+        assert (await api.get("/api/trading"))["by"] == "web page"
     assert trading_state(api) is TradingState.EXITS_ONLY
     await api.call("POST", "/api/trading", {"state": "running"})
 
