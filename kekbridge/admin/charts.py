@@ -15,6 +15,7 @@ from typing import Final
 
 import htpy as h
 from htpy import Element, Node
+from markupsafe import Markup, escape
 
 from kekbridge.admin.axes import amount_labels, round_ticks, share_between, time_labels, time_share, time_ticks
 from kekbridge.formatting import format_decimal, moment
@@ -36,8 +37,7 @@ _STAGE_PX: Final = 30
 # A stage so much longer than all before it is cut: a limit order may rest for hours.
 _CUT: Final = 20.0
 
-_svg, _g, _desc, _title = h.svg, Element("g"), Element("desc"), Element("title")
-_line, _rect, _text = Element("line"), Element("rect"), Element("text")
+_svg, _desc, _line = h.svg, Element("desc"), Element("line")
 _polyline, _polygon, _circle = Element("polyline"), Element("polygon"), Element("circle")
 
 
@@ -148,7 +148,7 @@ def bar_chart(
             f"{title}: {len(bars)} bars, {bars[0].label} to {bars[-1].label}. {note}",
             _y_axis(ticks),
             _x_axis(labels),
-            _stretched(*drawn),
+            _stretched(_markup(drawn)),
         ),
         _figures(titles, [(bar.label, bar.text) for bar in bars]),
     )
@@ -169,27 +169,8 @@ def row_chart(
     rows = []
     for index, bar in enumerate(shown):
         end = share_between(bar.value, ticks[0], ticks[-1])
-        top = index * _ROW_PX
-        rows.append(
-            _g[
-                _text(".label", x="0", y=str(top + 16))[_short(bar)],
-                _text(".amount", x="100%", y=str(top + 16))[bar.text],
-                _rect(
-                    f".{_kind(bar.value, is_gain=is_gain)}",
-                    x=_percent(min(zero, end)),
-                    y=str(top + 22),
-                    width=_percent(abs(end - zero)),
-                    height="14",
-                ),
-            ]
-        )
-    grid = [
-        _g(".tick")[
-            _line(x1=_percent(at), x2=_percent(at), y1="0", y2=str(height)),
-            _text(x=_percent(at), y=str(height + 16), text_anchor=_anchor(at))[label],
-        ]
-        for at, label in _places(ticks)
-    ]
+        kind, place = _kind(bar.value, is_gain=is_gain), (min(zero, end), abs(end - zero))
+        rows.append(_row_bar(_short(bar), bar.text, kind, (index + 1) * _ROW_PX, place, height=14))
     left_out = "" if len(shown) == len(bars) else f"the {most} largest of {len(bars)}"
     return _figure(
         title,
@@ -202,20 +183,20 @@ def row_chart(
             height=str(height + 22),
         )[
             _desc(id=f"{name}-desc")[f"{title}: " + "; ".join(f"{bar.label} {bar.text}" for bar in shown)],
-            grid,
+            _grid(ticks, height),
             _line(".zero", x1=_percent(zero), x2=_percent(zero), y1="0", y2=str(height)),
-            rows,
+            _markup(rows),
         ],
         _figures(titles, [(bar.label, bar.text) for bar in bars]) if left_out else None,
     )
 
 
-def _short(bar: Bar) -> Node:
-    """A label that leaves room for the text at its end, also on a phone; the whole one for the pointer."""
+def _short(bar: Bar) -> str:
+    """A label, escaped, that leaves room for the text at its end, also on a phone; the whole one for the pointer."""
     room = _LINE - len(bar.text)
     if len(bar.label) <= room:
-        return bar.label
-    return [_title[bar.label], f"{bar.label[: max(room - 1, 1)]}…"]
+        return escape(bar.label)
+    return f"<title>{escape(bar.label)}</title>{escape(bar.label[: max(room - 1, 1)])}…"
 
 
 # ------------------------------------------------------------------------------------------------------------- histograms
@@ -241,7 +222,7 @@ def histogram(bins: Sequence[Bin], *, title: str, name: str, unit: str, note: st
             f"{title} in {unit}: {sum(one.count for one in bins)} values from {bars[0].label} to {bars[-1].label}. {note}",
             _y_axis(ticks),
             _x_axis(edges[::each]),
-            _stretched(*drawn),
+            _stretched(_markup(drawn)),
             kind="small",
         ),
         _figures((unit, "Count"), [(bar.label, bar.text) for bar in bars]),
@@ -277,30 +258,18 @@ def waterfall(stages: Sequence[StageSpan], *, title: str, name: str = "waterfall
     full, height = float(ticks[-1]), _STAGE_PX * len(stages)
     rows = []
     for index, stage in enumerate(stages):
-        top = index * _STAGE_PX
         begin, end = (min(at / full, 1.0) for at in (stage.begin, stage.end))
-        kind = ".stage.cut" if stage.end > full else ".stage"
+        kind = "stage cut" if stage.end > full else "stage"
         width = max(end - begin, 0.004)
-        rows.append(
-            _g[
-                _text(".label", x="0", y=str(top + 13))[stage.name],
-                _text(".amount", x="100%", y=str(top + 13))[_stage_text(stage)],
-                _rect(kind, x=_percent(min(begin, 1 - width)), y=str(top + 17), width=_percent(width), height="8"),
-            ]
-        )
-    grid = [
-        _g(".tick")[
-            _line(x1=_percent(at), x2=_percent(at), y1="0", y2=str(height)),
-            _text(x=_percent(at), y=str(height + 16), text_anchor=_anchor(at))[f"{label} ms"],
-        ]
-        for at, label in _places(ticks)
-    ]
+        place = (min(begin, 1 - width), width)
+        bottom = (index + 1) * _STAGE_PX
+        rows.append(_row_bar(escape(stage.name), _stage_text(stage), kind, bottom, place, height=8))
     described = "; ".join(f"{stage.name} {_stage_text(stage)}" for stage in stages)
     return _figure(
         title,
         "",
         _svg(".rows", {"aria-labelledby": f"{name}-desc"}, role="img", width="100%", height=str(height + 22))[
-            _desc(id=f"{name}-desc")[f"{title}: {described}"], grid, rows
+            _desc(id=f"{name}-desc")[f"{title}: {described}"], _grid(ticks, height, " ms"), _markup(rows)
         ],
     )
 
@@ -329,20 +298,31 @@ def _plot(
     return svg[_desc(id=f"{name}-desc")[description], parts]
 
 
-def _stretched(*shapes: Element) -> Element:
+def _stretched(*shapes: Node) -> Element:
     return _svg(
         viewBox=f"0 0 {_FRAME} {_FRAME}", preserveAspectRatio="none", width="100%", height="100%", x="0", y="0"
     )[shapes]
 
 
-def _bar(bar: Bar, x: float, width: float, ticks: Sequence[Decimal], *, is_gain: bool) -> Element:
+def _bar(bar: Bar, x: float, width: float, ticks: Sequence[Decimal], *, is_gain: bool) -> str:
     """A vertical bar from zero, with its figures for the pointer."""
     zero, end = (1 - share_between(value, ticks[0], ticks[-1]) for value in (_ZERO, bar.value))
     top, height = min(zero, end) * _FRAME, abs(end - zero) * _FRAME
-    kind = _kind(bar.value, is_gain=is_gain)
-    return _rect(f".{kind}", x=f"{x:.1f}", y=f"{top:.1f}", width=f"{width:.1f}", height=f"{height:.1f}")[
-        _title[f"{bar.label}: {bar.text}"]
-    ]
+    return (
+        f'<rect class="{_kind(bar.value, is_gain=is_gain)}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}">'
+        f"<title>{escape(bar.label)}: {escape(bar.text)}</title></rect>"
+    )
+
+
+def _row_bar(label: str, text: str, kind: str, bottom: int, place: tuple[float, float], *, height: int) -> str:
+    """A horizontal bar below its label, which is escaped already, and its text. `place`: begin and width as shares."""
+    x, width = map(_percent, place)
+    top = bottom - height - 5
+    return (
+        f'<g><text class="label" x="0" y="{top - 5}">{label}</text>'
+        f'<text class="amount" x="100%" y="{top - 5}">{escape(text)}</text>'
+        f'<rect class="{kind}" x="{x}" y="{top}" width="{width}" height="{height}"/></g>'
+    )
 
 
 def _kind(value: Decimal, *, is_gain: bool) -> str:
@@ -351,25 +331,35 @@ def _kind(value: Decimal, *, is_gain: bool) -> str:
     return "loss" if value < 0 else "gain"
 
 
-def _y_axis(ticks: Sequence[Decimal]) -> list[Element]:
-    return [
-        _g(".tick.zero" if tick == 0 else ".tick")[
-            _line(x1="0", x2="100%", y1=_percent(1 - at), y2=_percent(1 - at)),
-            _text(x="-8", y=_percent(1 - at), dy="0.32em", text_anchor="end")[label],
-        ]
+def _y_axis(ticks: Sequence[Decimal]) -> Markup:
+    return _markup(
+        f'<g class="tick{"" if tick else " zero"}"><line x1="0" x2="100%" y1="{_percent(1 - at)}" y2="{_percent(1 - at)}"/>'
+        f'<text x="-8" y="{_percent(1 - at)}" dy="0.32em" text-anchor="end">{escape(label)}</text></g>'
         for tick, (at, label) in zip(ticks, _places(ticks), strict=True)
-    ]
+    )
 
 
-def _x_axis(labels: Iterable[tuple[float, str]]) -> list[Element]:
-    """Labels below the plot, with a tick; every second one is left out on a phone."""
-    return [
-        _g(".tick.even" if index % 2 else ".tick")[
-            _line(x1=_percent(at), x2=_percent(at), y1="100%", y2="100%"),
-            _text(x=_percent(at), y="100%", dy="1.5em", text_anchor=_anchor(at))[label],
-        ]
+def _x_axis(labels: Iterable[tuple[float, str]]) -> Markup:
+    """Labels below the plot; every second one is left out on a phone."""
+    return _markup(
+        f'<g class="tick{" even" if index % 2 else ""}">'
+        f'<text x="{_percent(at)}" y="100%" dy="1.5em" text-anchor="{_anchor(at)}">{escape(label)}</text></g>'
         for index, (at, label) in enumerate(labels)
-    ]
+    )
+
+
+def _grid(ticks: Sequence[Decimal], height: int, unit: str = "") -> Markup:
+    """Vertical lines behind horizontal bars, labelled below them."""
+    return _markup(
+        f'<g class="tick"><line x1="{_percent(at)}" x2="{_percent(at)}" y1="0" y2="{height}"/>'
+        f'<text x="{_percent(at)}" y="{height + 16}" text-anchor="{_anchor(at)}">{escape(label)}{unit}</text></g>'
+        for at, label in _places(ticks)
+    )
+
+
+def _markup(parts: Iterable[str]) -> Markup:
+    """What a chart has many of, as text: elements take ten times as long. Every text in `parts` is escaped where they are made."""
+    return Markup("".join(parts))  # noqa: S704
 
 
 def _places(ticks: Sequence[Decimal]) -> list[tuple[float, str]]:
@@ -389,5 +379,8 @@ def _percent(share: float) -> str:
 def _figures(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Element:
     """The same figures as a table, folded away: for screen readers, and to copy."""
     head = h.tr[(h.th(scope="col")[title] for title in titles)]
-    body = (h.tr[h.th(scope="row")[first], (h.td[cell] for cell in rest)] for first, *rest in rows)
+    body = _markup(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
     return h.details[h.summary["Figures"], h.div(".wide")[h.table[h.thead[head], h.tbody[body]]]]

@@ -264,11 +264,27 @@ class Pnl:
 
 def divide(lines: Iterable[ResultLine], names: Mapping[str, str]) -> Pnl:
     """Exact sums of lines by day, webhook and market. `names` are those of the webhooks by id."""
-    found: tuple[_Sums, _Sums, _Sums] = ({}, {}, {})
+    by_day: _Sums = {}
+    by_rest: dict[tuple[str, str], list[Any]] = {}
     for line in lines:
-        for sums, name in zip(found, line[:3], strict=True):
-            _add(sums.setdefault(name, [ZERO, ZERO, ZERO, 0, 0]), line)
-    days, owners, markets = ([_part(name, sums) for name, sums in each.items()] for each in found)
+        day, webhook_id, symbol = line[:3]
+        sums = by_day.get(day)
+        if sums is None:
+            sums = by_day[day] = [*_NOTHING]
+        _add(sums, line)
+        sums = by_rest.get((webhook_id, symbol))
+        if sums is None:
+            sums = by_rest[webhook_id, symbol] = [*_NOTHING]
+        _add(sums, line)
+    by_webhook: _Sums = {}
+    by_market: _Sums = {}
+    for (webhook_id, symbol), sums in by_rest.items():
+        line = ResultLine("", webhook_id, symbol, *sums)
+        _add(by_webhook.setdefault(webhook_id, [*_NOTHING]), line)
+        _add(by_market.setdefault(symbol, [*_NOTHING]), line)
+    days, owners, markets = (
+        [_part(name, sums) for name, sums in each.items()] for each in (by_day, by_webhook, by_market)
+    )
     return Pnl(
         by_day=tuple(sorted((one for one in days if not one.is_empty), key=lambda part: part.name)),
         by_webhook=_best_first(replace(one, name=names[one.name]) for one in owners),
@@ -278,7 +294,7 @@ def divide(lines: Iterable[ResultLine], names: Mapping[str, str]) -> Pnl:
 
 def total_of(lines: Iterable[ResultLine]) -> PnlPart:
     """The exact sum of all lines."""
-    total: list[Any] = [ZERO, ZERO, ZERO, 0, 0]
+    total: list[Any] = [*_NOTHING]
     for line in lines:
         _add(total, line)
     return _part("", total)
@@ -286,6 +302,7 @@ def total_of(lines: Iterable[ResultLine]) -> PnlPart:
 
 # Realized, fees, funding, closing orders and wins by name: plain lists, because years of lines are added up for one page.
 _Sums = dict[str, list[Any]]
+_NOTHING: Final = (ZERO, ZERO, ZERO, 0, 0)
 
 
 def _add(sums: list[Any], line: ResultLine) -> None:

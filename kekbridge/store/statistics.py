@@ -6,12 +6,13 @@ indexes, latencies and slippage from a sample of the newest alerts and orders, t
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from kekbridge.model import EquityMark, Side
 from kekbridge.model.latency import AlertTimestamps, stages_of
@@ -31,6 +32,7 @@ from kekbridge.store import codec, equity, fills, journal, positions, settings, 
 from kekbridge.store.codec import Span, optional_decimal
 
 SAMPLE: Final = 2000
+_MEASURED: Final = msgspec.json.Decoder(dict[str, float])
 _POINTS: Final = 240
 _LAST_SUMMARY: Final = "daily_summary_of"
 # By kind of tally: the table, its time, its webhook, status and code, and which rows count. For an hour that the period divides.
@@ -151,17 +153,18 @@ def _latencies(connection: sqlite3.Connection, span: Span, webhook_id: str | Non
         (*span, webhook_id, SAMPLE),
     )
     found: dict[str, list[float]] = {}
+    optional, parse = codec.optional_time, codec.parse_time
     for received, fired, stages, claimed, signed, accepted, filled in rows:
-        measured = json.loads(stages)
+        measured = _MEASURED.decode(stages)
         timestamps = AlertTimestamps(
-            received=codec.parse_time(received),
-            fired=codec.optional_time(fired),
-            stored_ms=measured.get("stored"),
-            claimed=codec.optional_time(claimed),
-            signed=codec.optional_time(signed),
-            accepted=codec.optional_time(accepted),
-            filled=codec.optional_time(filled),
-            answered_ms=measured.get("answered"),
+            parse(received),
+            optional(fired),
+            measured.get("stored"),
+            optional(claimed),
+            optional(signed),
+            optional(accepted),
+            optional(filled),
+            measured.get("answered"),
         )
         for stage, value in stages_of(timestamps).items():
             found.setdefault(stage, []).append(value)
