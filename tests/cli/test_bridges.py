@@ -95,7 +95,7 @@ def test_several_running_bridges(run: Run, data_dir: Path, service: Served, root
         assert refused.code == 2
         assert refused.err == f"kekbridge: 2 bridges run: {mine}; {theirs}; name one with --data-dir\n"
         assert run("exits-only", "--data-dir", str(data_dir)).out == f"exits only: {mine}\n"
-        with at_terminal("halt", environment=environment) as terminal:
+        with at_terminal("halt", environment=environment, columns=250) as terminal:
             terminal.expect(f"1  {mine}")
             terminal.expect(f"2  {theirs}")
             terminal.expect("Its number: ")
