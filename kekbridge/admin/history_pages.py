@@ -13,9 +13,9 @@ from aiohttp import web
 from htpy import Renderable
 
 from kekbridge.admin.elements import moment_element, status, table, with_code
-from kekbridge.admin.service import AdminService
+from kekbridge.admin.service import AdminService, conditions_in_force
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import SHORT_ID
+from kekbridge.formatting import SHORT_ID, to_jsonable
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.ops import queries
 from kekbridge.ops.known_names import event_kinds
@@ -53,9 +53,12 @@ class HistoryPages:
         since = (
             now - timedelta(days=int(chosen["days"])) if chosen["days"] in dict(_PERIODS) and chosen["days"] else None
         )
+        # A rare kind is looked for in the whole history: not again with every event.
+        is_live = before is None and not any(chosen.values())
         wrong = ""
 
         def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+            """Newest first, one more than are shown."""
             kinds = [chosen["kind"]] if chosen["kind"] else () if chosen["show"] in ("all", "bridge") else MESSAGES
             found = journal.latest(
                 connection,
@@ -71,7 +74,7 @@ class HistoryPages:
             events = await self._service.database.read(read)
         except ConfigError as error:
             events, wrong = [], error.message
-        conditions = (await self._service.state())["conditions"]
+        conditions = to_jsonable(await self._service.database.read(conditions_in_force))
         return self._page(
             request,
             "History",
@@ -80,11 +83,11 @@ class HistoryPages:
             h.h2["Events"],
             _filter(chosen),
             h.p(class_="bad", role="alert")[wrong] if wrong else None,
-            h.div(id="live-events", data_live=before is None)[
+            h.div(id="live-events", data_live=is_live)[
                 _events(events[:_ROWS], now),
                 _links(chosen, events, before),
             ],
-            is_live=before is None and not wrong,
+            is_live=is_live,
         )
 
 

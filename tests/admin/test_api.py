@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from jsonschema import Draft202012Validator
 
 from kekbridge.admin.api import Api
 from kekbridge.admin.service import AdminService
@@ -96,6 +97,8 @@ def test_every_path_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
         if method in methods
     }
     assert described == served | {("/metrics", "GET"), ("/api/events", "GET")}
+    for schema in description()["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
     text = (Path(__file__).parents[2] / "kekbridge" / "docs" / "api.yaml").read_text(encoding="utf-8")
     for kind, name in re.findall(r"#/components/(\w+)/(\w+)", text):
         assert name in description()["components"][kind], f"{kind}/{name}"

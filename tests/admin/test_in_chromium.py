@@ -102,6 +102,12 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
     for path, name in (
         *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
         *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),
+        *(
+            ("/notifications", "notifications"),
+            ("/history?show=all", "history"),
+            ("/jobs", "jobs"),
+            ("/backup", "backup"),
+        ),
     ):
         await visit.check_page(path, name)
     await visit.goto("/log")
