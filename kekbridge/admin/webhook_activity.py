@@ -102,7 +102,7 @@ def figures(report: Report) -> list[tuple[str, Node]]:
         ("Alerts", str(counts.received)),
         ("Success", _percent(report.success_rate)),
         ("Orders filled", f"{counts.filled} of {counts.sent}"),
-        ("P&L after fees (USDC)", gain(EXACT.subtract(report.realized_pnl, report.fees))),
+        ("Net P&L (USDC)", gain(EXACT.subtract(report.realized_pnl, report.fees))),
         ("Fees (USDC)", f"{report.fees:,.2f}"),
         ("Win rate", _percent(report.win_rate)),
         ("Stops hit", _percent(report.stop_hit_rate)),
@@ -113,7 +113,7 @@ def _pnl_chart(days: Mapping[date, Decimal]) -> Renderable:
     unit, sums = gather_days(days, most=_MOST_BARS)
     bars = [Bar(day.isoformat(), value, pnl(value)) for day, value in sums]
     title = f"P&L after fees by {unit} (USDC)"
-    return bar_chart(bars, title=title, name="pnl", titles=(unit.capitalize(), "P&L"))
+    return bar_chart(bars, title=title, name="pnl", titles=(unit.capitalize(), "P&L"), is_gain=True)
 
 
 def _alert_chart(days: Mapping[date, Decimal]) -> Renderable:

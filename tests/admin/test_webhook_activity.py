@@ -20,7 +20,7 @@ def test_the_figures_of_a_period() -> None:
     )
     found = {name: str(value) for name, value in figures(build_report(facts))}
     assert (found["Alerts"], found["Success"], found["Win rate"]) == ("4", "75.0 %", "-")
-    assert "+11.75" in found["P&L after fees (USDC)"]
+    assert "+11.75" in found["Net P&L (USDC)"]
 
 
 async def test_a_webhooks_own_activity(browser: Browser) -> None:
