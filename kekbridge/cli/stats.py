@@ -13,10 +13,12 @@ from kekbridge.cli.context import now, open_database, resolve_context, settings_
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Utc, examples
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import tzinfo
     from decimal import Decimal
 
-    from kekbridge.model.statistics import Report, Slippage
+    from kekbridge.model.statistics import PnlPart, Report, Slippage
+    from kekbridge.reports.statistics import PeriodStatistics
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -60,18 +62,18 @@ def stats(
             return
         found = statistics.read(connection, since=start, now=now(), webhook=webhook)
         limits = limit_report.read(connection, settings_in_force(context), webhook, at=now())["scopes"]
-    _print_report(found.report, zone, is_for_webhook=webhook is not None)
+    _print_report(found, zone, is_for_webhook=webhook is not None)
     used = [line for scope in limits for line in _limit_usage(scope)]
     if used:
         render.heading("limits used")
         render.pairs(used, indent=2)
 
 
-def _print_report(totals: Report, zone: tzinfo | None, *, is_for_webhook: bool) -> None:
+def _print_report(found: PeriodStatistics, zone: tzinfo | None, *, is_for_webhook: bool) -> None:
     from kekbridge.cli import render
     from kekbridge.model.statistics import sparkline
 
-    counts = totals.counts
+    totals, counts = found.report, found.report.counts
     start = "all time"
     if totals.since is not None:
         start = f"since {formatting.moment(totals.since, zone)} {formatting.zone_name(totals.since, zone)}"
@@ -103,6 +105,10 @@ def _print_report(totals: Report, zone: tzinfo | None, *, is_for_webhook: bool) 
     )
     render.heading("money (USDC)")
     render.pairs(_money(totals, is_for_webhook=is_for_webhook), indent=2)
+    for title, division in (("webhook", found.pnl.by_webhook), ("market", found.pnl.by_market)):
+        if len(division) > 1:
+            render.heading(f"P&L by {title} (USDC)")
+            _print_parts(title, division)
     if totals.latency_ms:
         render.heading("latency in ms (received: since the alert fired; others: since it was received)")
         columns = [render.Column("  STAGE"), *(render.Column(title, justify="right") for title in _LATENCY_TITLES)]
@@ -113,6 +119,24 @@ def _print_report(totals: Report, zone: tzinfo | None, *, is_for_webhook: bool) 
                 for stage, one in totals.latency_ms.items()
             ],
         )
+
+
+def _print_parts(title: str, parts: Sequence[PnlPart]) -> None:
+    from kekbridge.cli import render
+
+    names = ("NET", "REALIZED", "FEES", "FUNDING", "WON")
+    render.table(
+        [render.Column(f"  {title.upper()}"), *(render.Column(name, justify="right") for name in names)],
+        [
+            (
+                f"  {formatting.market(one.name) if one.name else 'none'}",
+                *(formatting.pnl(amount) for amount in (one.net_pnl, one.realized_pnl)),
+                *(formatting.cents(amount) for amount in (one.fees, one.funding)),
+                "-" if one.win_rate is None else f"{rate(one.win_rate)} of {one.closing_orders}",
+            )
+            for one in parts
+        ],
+    )
 
 
 _LATENCY_TITLES = ("MEAN", "P50", "P95", "P99", "ALERTS")

@@ -6,15 +6,18 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kekbridge.codes import CODES
-from kekbridge.store import journal
+from kekbridge.model import OrderStatus
+from kekbridge.store import journal, webhooks
 from kekbridge.store.database import Database
 from tests.cli.processes import Served, bare_environment, starting
+from tests.stored import accept, book_on, record_fill, store_order
 from tests.system.harness import call, wait_until
 
 HOSTILE = "\x1b[2J\x1b]0;pwned\x07[/][red]x[/red]\u202e\x9b31m\r\nfake line"
@@ -106,6 +109,24 @@ def test_stats_read_and_show_times_in_one_zone(run: Any) -> None:
     local = datetime(2026, 1, 15, 10, 30).astimezone()
     assert run("stats", "--since", "2026-01-15T10:30").out.startswith(f"since 2026-01-15 10:30:00 {local:%Z}\n")
     assert run("stats", "--since", "2026-01-15T10:30", "--utc").out.startswith("since 2026-01-15 10:30:00 UTC\n")
+
+
+def test_stats_divide_profit_and_loss(run: Any, data_dir: Path) -> None:
+    """By webhook and market, best first, once there are two of them; what no webhook caused is named; `--json` has exact amounts."""
+    run("webhook", "create", "w")
+    with Database.open(data_dir).transaction() as connection:
+        book = book_on(connection, now=datetime.now(UTC))
+        owner = webhooks.find(connection, "w").id
+        order = accept(book, store_order(book, status=OrderStatus.SUBMITTING, webhook_id=owner), order_id="7")
+        record_fill(book, order, realized_pnl=Decimal("-1.255"), fee=Decimal("0.1"))
+    assert "P&L by" not in run("stats", "--since", "all").out
+    with Database.open(data_dir).transaction() as connection:
+        record_fill(book_on(connection), order_id="9", symbol="PERP_SOL_USDC", realized_pnl=Decimal(5), fee=Decimal(0))
+    shown = run("stats", "--since", "all").out
+    rows = [line.split()[:2] for line in shown.partition("P&L by webhook")[2].splitlines()]
+    assert rows.index(["none", "+5.00"]) < rows.index(["w", "-1.36"]) < rows.index(["SOL", "+5.00"])
+    (_, own) = run("stats", "--since", "all", "--json").data["pnlByWebhook"]
+    assert (own["name"], own["netPnl"]) == ("w", "-1.355")
 
 
 def test_logs_show_events_of_the_bridge(run: Any, data_dir: Path) -> None:
