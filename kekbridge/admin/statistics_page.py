@@ -164,7 +164,7 @@ def _content(period: _Period, found: PeriodStatistics) -> list[Node]:
     if period.webhook is None:
         account = [heading("Account", "equity"), equity_chart(found.equity, title="Equity")]
     return [
-        h.div(class_="tiles")[_tiles(found.report)],
+        h.div(class_="tiles")[_tiles(found)],
         account,
         heading("Profit and loss", "pnl"),
         _pnl_by_day(found),
@@ -201,18 +201,18 @@ def _content(period: _Period, found: PeriodStatistics) -> list[Node]:
     ]
 
 
-def _tiles(report: Report) -> list[Renderable]:
-    net = report.net_pnl if report.net_pnl is not None else report.realized_pnl - report.fees
+def _tiles(found: PeriodStatistics) -> list[Renderable]:
+    report, total = found.report, found.pnl.total
     shown: tuple[tuple[str, Node], ...] = (
-        ("Net P&L (USDC)", gain(net)),
-        ("Realized", gain(report.realized_pnl)),
-        ("Fees", f"{report.fees:,.2f}"),
-        ("Funding paid", None if report.funding is None else f"{report.funding:,.2f}"),
+        ("Net P&L (USDC)", gain(total.net_pnl)),
+        ("Realized", gain(total.realized_pnl)),
+        ("Fees", f"{total.fees:,.2f}"),
+        ("Funding paid", f"{total.funding:,.2f}"),
         ("Win rate", percent(report.win_rate)),
         ("Alerts", f"{report.counts.received:,}"),
         ("Orders filled", percent(report.fill_rate)),
     )
-    return [h.div(class_="tile")[h.span[name], h.b[value]] for name, value in shown if value is not None]
+    return [h.div(class_="tile")[h.span[name], h.b[value]] for name, value in shown]
 
 
 def _pnl_by_day(found: PeriodStatistics) -> Renderable:

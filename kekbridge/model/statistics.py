@@ -260,6 +260,8 @@ class Pnl:
     #: Best first.
     by_webhook: tuple[PnlPart, ...] = ()
     by_market: tuple[PnlPart, ...] = ()
+    #: Their sum.
+    total: PnlPart = PnlPart(name="")
 
 
 def divide(lines: Iterable[ResultLine], names: Mapping[str, str]) -> Pnl:
@@ -289,6 +291,7 @@ def divide(lines: Iterable[ResultLine], names: Mapping[str, str]) -> Pnl:
         by_day=tuple(sorted((one for one in days if not one.is_empty), key=lambda part: part.name)),
         by_webhook=_best_first(replace(one, name=names[one.name]) for one in owners),
         by_market=_best_first(markets),
+        total=total_of(ResultLine("", "", "", *sums) for sums in by_rest.values()),
     )
 
 

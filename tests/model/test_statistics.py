@@ -168,4 +168,5 @@ def test_lines_add_up_exactly() -> None:
     best, worst = found.by_market
     assert (best.net_pnl, worst.net_pnl) == (Decimal("999999998.000000000000000000000000000000001"), Decimal(-1))
     assert (best.win_rate, worst.win_rate) == (Decimal("0.5"), None)
-    assert total_of(lines).net_pnl == Decimal("999999997.000000000000000000000000000000001")
+    assert found.total == total_of(lines)
+    assert found.total.net_pnl == Decimal("999999997.000000000000000000000000000000001")
