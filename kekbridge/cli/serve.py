@@ -210,9 +210,7 @@ def _print(info: StartupInfo) -> None:
         render.line("No webhook is enabled. Create one:  kekbridge webhook create NAME")
     else:
         if credentials is not None:
-            render.line(
-                "Try it in another terminal: `kekbridge try` buys on paper and shows the fill; or paste this line:"
-            )
+            render.line("Try it in another terminal:  kekbridge try  or paste this line:")
             render.line(_first_order(info, credentials))
         render.line(f"Message for TradingView:  kekbridge template {webhook.name}")
     render.line("Ready. Press Ctrl-C to stop.")

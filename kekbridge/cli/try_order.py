@@ -50,5 +50,6 @@ def try_order(
     at = formatting.clock(now(), now(), None)
     render.line(f"{at}  {sent['webhook']}  {order}  {result}  {sent['milliseconds']} ms")
     reference = body.get("alertId") or "ALERT"
-    render.note(f"What happened:  kekbridge explain {reference}    Positions:  kekbridge positions")
+    render.note(f"What happened:  kekbridge explain {reference}")
+    render.note("Positions:      kekbridge positions")
     return 0 if is_filled else 1

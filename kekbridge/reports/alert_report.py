@@ -102,7 +102,7 @@ class OrderTimeline:
     #: Events between queue and exchange, oldest first.
     answers: tuple[ExchangeReply, ...]
 
-    def sections(self) -> Iterator[Section]:
+    def sections(self, zone: tzinfo | None = UTC) -> Iterator[Section]:
         """The order's facts and the replies to it (both always present), then request, fills, exits and denials where there are any."""
         yield Section(
             kind="order",
@@ -125,10 +125,18 @@ class OrderTimeline:
             yield Section(
                 kind="fills",
                 title="Fills",
-                columns=("Time (UTC)", "Side", "Quantity", "Price", "Fee", "Liquidity", "Realized P&L"),
+                columns=(
+                    f"Time ({_zone_of(trades, zone)})",
+                    "Side",
+                    "Quantity",
+                    "Price",
+                    "Fee",
+                    "Liquidity",
+                    "Realized P&L",
+                ),
                 rows=tuple(
                     (
-                        one.executed_at,
+                        one.executed_at if zone is UTC else moment(one.executed_at, zone),
                         one.side.lower(),
                         one.quantity,
                         one.price,
@@ -205,7 +213,7 @@ class AlertReport:
         yield Section(kind="message", title="Message (credentials shortened)", rows=tuple(alert.payload.items()))
         yield verdict_section("rules", "Rules at admission", alert.verdicts)
         for order in self.orders:
-            yield from order.sections()
+            yield from order.sections(zone)
         yield Section(
             kind="stages",
             title="Latency in milliseconds (received: since the alert fired; others: since it was received)",
@@ -248,6 +256,10 @@ def verdict_section(kind: SectionKind, title: str, verdicts: Sequence[Verdict]) 
             (one.rule, one.scope, one.found, one.limit, "passed" if one.passed else "denied") for one in verdicts
         ),
     )
+
+
+def _zone_of(trades: Sequence[Fill], zone: tzinfo | None) -> str:
+    return zone_name(trades[0].executed_at, zone)
 
 
 def _at(at: datetime, zone: tzinfo | None) -> str:
@@ -295,7 +307,7 @@ def _timeline(
                 figures=", ".join(
                     f"{key.replace('_', ' ')} {to_text(value)}"
                     for key, value in event.data.items()
-                    if value not in (None, "") and key != "finished_at"
+                    if value not in (None, "") and not key.endswith("_at")  # the time after the alert is shown
                 ),
             )
             for event in history
