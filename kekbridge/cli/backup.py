@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import CliContext, now, open_vault, own_context, passphrase_prompt, resolve_context
+from kekbridge.cli.context import (
+    CliContext,
+    is_closed,
+    now,
+    open_vault,
+    own_context,
+    passphrase_prompt,
+    resolve_context,
+)
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -48,16 +56,19 @@ def back_up(
     it and a backup somebody has your webhooks' secrets.
     """
     from kekbridge.cli import render
-    from kekbridge.cli.control import run_operation
+    from kekbridge.cli.control import NoAccess, run_operation
     from kekbridge.errors import KekbridgeError
     from kekbridge.ops import backup as bridge_backup
     from kekbridge.ops.trading_operations import RecordBackup
     from kekbridge.ops.vault_operations import CODE_SHOWN_FILE
+    from kekbridge.store.connections import FILE_NAME
 
     context = resolve_context(ctx, data_dir, config)
     if str(file) == "key":
         _show_code(context, again=again, as_json=as_json)
         return
+    if is_closed(context.data_dir / FILE_NAME):
+        raise NoAccess(context.data_dir, needs_files=True)
     written = bridge_backup.make(context.data_dir, file.absolute(), now=now(), key=_own_key(context))
     try:
         run_operation(context, RecordBackup(made_at=written.made_at))

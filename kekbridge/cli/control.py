@@ -59,10 +59,12 @@ class NoAccess(OperatorError):
 
     exit_code = 3
 
-    def __init__(self, path: Path) -> None:
-        """`path`: the control socket, or the data directory of a bridge that does not answer."""
+    def __init__(self, path: Path, *, needs_files: bool = False) -> None:
+        """`path`: the control socket, or the data directory of a bridge that does not answer; `needs_files`: the socket is not enough."""
         service = service_place()
-        if path in (service.socket, service.data_dir):
+        if needs_files:
+            fix = f"run `{sudo_line(None if path == service.data_dir else path)}`: it needs the files of the bridge"
+        elif path in (service.socket, service.data_dir):
             group = "join the group kekbridge (sudo usermod -aG kekbridge USER, then log in again)"
             start = "" if path == service.socket else "start the service (sudo systemctl start kekbridge) and "
             fix = f"run `{sudo_line()}`, or {start}{group}; a bridge of your own is named with --data-dir"

@@ -177,6 +177,8 @@ def _read_as_another_user(group: int, results: Any) -> None:
     for command in _READING:
         with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()) as out:
             found.append((run_command([*command.split(), "--json"]), out.getvalue(), errors.getvalue()))
+    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()) as out:
+        found.append((run_command(["backup", "/nowhere/b.zip"]), out.getvalue(), errors.getvalue()))
     results.put(found)
 
 
@@ -205,6 +207,7 @@ def test_members_of_the_services_group_read_without_sudo(
     expected = [
         run(*command.split(), "--json") for command in _READING
     ]  # also imports what others may not be able to read
+    assert run("backup", "/nowhere/b.zip").code == 2
     importlib.import_module("kekbridge.cli.bridge_database")
     monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(own))
     found = []
@@ -215,7 +218,9 @@ def test_members_of_the_services_group_read_without_sudo(
         child.start()
         found.append(results.get(timeout=DEADLINE_S))
         child.join(DEADLINE_S)
-    members, others = found
+    for *_, (code, _, error) in found:
+        assert (code, "run `sudo kekbridge backup /nowhere/b.zip`" in error) == (3, True)
+    members, others = ([*each[:-1]] for each in found)
     for command, (code, out, error), wanted in zip(_READING, members, expected, strict=True):
         assert (code, error) == (0, wanted.err), command
         if command in ("orders", "explain first", "webhook list", "export fills"):
