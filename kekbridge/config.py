@@ -241,7 +241,7 @@ class Log(_Section):
 
 
 class Notify(_Section):
-    """Which notifications are sent. The channels are secrets: `kekbridge notify set` stores them in the vault."""
+    """Which notifications are sent. The channels are secrets: `kekbridge notify add` stores them in the vault."""
 
     mute: Events = ()
     least: Literal["info", "warning", "failure"] = "info"

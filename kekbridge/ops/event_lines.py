@@ -24,6 +24,7 @@ from kekbridge.store.journal import Event
 _POLL_EVERY_S: Final = 0.25
 _EVENTS_PER_POLL: Final = 500
 _REFUSALS_PER_POLL: Final = 20
+_MOST_REFUSALS: Final = 1000
 # A duration is shown for what follows at once from an alert, not for an order that rested for hours.
 _LONGEST_SHOWN: Final = timedelta(minutes=1)
 
@@ -92,6 +93,9 @@ class EventLines:
                     )
                 )
             self._shown_refusals[key] = one.count
+        if len(self._shown_refusals) > _MOST_REFUSALS:  # of a bridge that runs for months
+            listed = {(one.minute, one.remote, one.code) for one in found}
+            self._shown_refusals = {key: count for key, count in self._shown_refusals.items() if key in listed}
         return lines
 
 

@@ -118,9 +118,10 @@ class TryChannels(Operation, frozen=True, kw_only=True):
     async def run(self, context: OperatorContext) -> dict[str, bool]:
         channels = await _channels(context)
         if not channels:
-            raise ConfigError("no channels yet; `kekbridge notify set` reads apprise URLs from stdin")
+            raise ConfigError("no channels yet; `kekbridge notify add` reads apprise URLs from stdin")
+        title = f"[{context.mode.value.upper()}] test message"
         delivered = [
-            await asyncio.to_thread(channel.send, "kekbridge: test", "Notifications reach this channel.", "info")
+            await asyncio.to_thread(channel.send, title, "Notifications of kekbridge reach this channel.", "info")
             for channel in channels
         ]
         return dict(zip((channel.name for channel in channels), delivered, strict=True))

@@ -95,7 +95,7 @@ def test_every_step_at_a_terminal(tmp_path: Path) -> None:
     assert code == 0
     assert "kekbridge serve\r\n" in screen
     assert "TOKEN" not in screen
-    assert [message["title"] for message in received] == ["kekbridge: test"]
+    assert [message["title"] for message in received] == ["[PAPER] test message"]
     config = tmp_path / "data/config.toml"
     settings = load_settings(config, environment={})
     assert (settings.server.public_url, settings.server.behind_proxy) == ("https://bridge.example.com", True)

@@ -113,4 +113,4 @@ def channels(settings: Settings, vault: OpenVault | None) -> Iterable[Check]:
         yield Check("notify", "ok", ", ".join(channel.name for channel in found))
         return
     level: Any = "ok" if settings.mode is Mode.PAPER else "warning"
-    yield Check("notify", level, "no channel: fills, limits and errors are not sent to you", "`kekbridge notify set`")
+    yield Check("notify", level, "no channel: fills, limits and errors are not sent to you", "`kekbridge notify add`")
