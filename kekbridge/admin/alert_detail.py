@@ -15,9 +15,10 @@ from aiohttp import web
 from htpy import Node, Renderable
 
 from kekbridge.admin.charts import StageSpan, waterfall
-from kekbridge.admin.elements import button, gain, moment_element, pairs, status, table, with_code
+from kekbridge.admin.elements import button, gain, moment_element, pairs, status, table
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.verdicts import verdicts_element
+from kekbridge.admin.webhook_settings import page_words
 from kekbridge.formatting import SHORT_ID, duration, market
 from kekbridge.model.notifications import NotificationText
 from kekbridge.ops import notify_settings
@@ -39,6 +40,8 @@ _STAGES: Final = {
 _ANSWERED: Final = "Sender answered"
 _UNFINISHED: Final = frozenset({"queued", "submitting", "accepted", "partially_filled", "unknown"})
 _DONE: Final = frozenset({"filled", "done", "accepted", "partially_filled"})
+# Names of facts that are texts of the command line.
+_WORDS: Final = frozenset({"Why", "Fix", "Warning"})
 _Notice = tuple[Event, NotificationText]
 
 
@@ -127,7 +130,7 @@ def _headline(report: AlertReport) -> Renderable:
             ", ",
             moment_element(alert.received_at),
         ],
-        h.p[why] if why else None,
+        h.p[page_words(why)] if why else None,
     ]
 
 
@@ -170,9 +173,9 @@ def _dry_run(report: DryRunReport) -> Renderable:
     kind = "good" if report.is_accepted else "bad"
     return h.section(class_="result")[
         h.div(class_=f"notice {kind}", role="status")[
-            h.b[report.headline],
-            h.p["How to fix it: ", with_code(report.fix)] if report.fix else None,
-            [h.p["Warning: ", warning] for warning in report.warnings],
+            h.b[page_words(report.headline)],
+            h.p["How to fix it: ", page_words(report.fix)] if report.fix else None,
+            [h.p["Warning: ", page_words(warning)] for warning in report.warnings],
         ],
         verdicts_element(report.verdicts) if report.verdicts else None,
         [_planned(order) for order in report.orders],
@@ -209,7 +212,12 @@ def _folded(section: Section) -> Renderable:
 
 
 def _named(section: Section) -> list[tuple[str, object]]:
-    return [(str(name), status(value) if name == "Status" else value) for name, value in section.rows]
+    def shown(name: object, value: object) -> object:
+        if name == "Status":
+            return status(value)
+        return page_words(value) if name in _WORDS and isinstance(value, str) else value
+
+    return [(str(name), shown(name, value)) for name, value in section.rows]
 
 
 def _table(section: Section, rows: Iterable[Sequence[object]], *, empty: str) -> Renderable:

@@ -167,13 +167,13 @@ def _content(period: _Period, found: PeriodStatistics) -> list[Node]:
         h.div(class_="tiles")[_tiles(found)],
         account,
         heading("Profit and loss", "pnl"),
-        _pnl_by_day(found),
+        pnl_chart(found),
         h.div(class_="columns")[
             _pnl_rows(found.pnl.by_webhook, "P&L by webhook", "webhooks"),
             _pnl_rows(found.pnl.by_market, "P&L by market", "markets"),
         ],
         heading("Alerts and orders", "rejections"),
-        h.div(class_="columns")[_alerts_by_day(found), _reasons(found)],
+        h.div(class_="columns")[alert_chart(found), _reasons(found)],
         h.div(class_="columns")[
             _rates(found.report),
             h.section[pairs(_count_pairs(found.report))],
@@ -181,15 +181,7 @@ def _content(period: _Period, found: PeriodStatistics) -> list[Node]:
         heading("Latency", "latency"),
         h.p(class_="dim")["Newest 2000 alerts; received: since the alert fired, others: since it was received."],
         h.div(class_="small-charts")[[_latency(found, stage, bins) for stage, bins in found.latency.items()]],
-        table(
-            ("Stage", "Mean (ms)", "p50", "p95", "p99", "Alerts"),
-            [
-                (stage, *(f"{value:,.1f}" for value in (one.mean, one.p50, one.p95, one.p99)), one.count)
-                for stage, one in found.report.latency_ms.items()
-            ],
-            empty="No alerts in this period.",
-            is_slim=True,
-        ),
+        latency_table(found.report),
         heading("Slippage", "slippage"),
         h.p(class_="dim")[
             "Newest 2000 market orders, in basis points (1 bp = 0.01 %); positive is worse than expected."
@@ -215,7 +207,8 @@ def _tiles(found: PeriodStatistics) -> list[Renderable]:
     return [h.div(class_="tile")[h.span[name], h.b[value]] for name, value in shown]
 
 
-def _pnl_by_day(found: PeriodStatistics) -> Renderable:
+def pnl_chart(found: PeriodStatistics) -> Renderable:
+    """Net P&L by day, or by week, month or year of a long period."""
     days = {date.fromisoformat(part.name): part.net_pnl for part in found.pnl.by_day}
     unit, sums = gather_days(days, most=_MOST_BARS)
     bars = [Bar(_day_name(day, unit), value, pnl(value)) for day, value in sums]
@@ -247,7 +240,8 @@ def _pnl_text(part: PnlPart) -> str:
     return f"{pnl(part.net_pnl)}{closed}"
 
 
-def _alerts_by_day(found: PeriodStatistics) -> Renderable:
+def alert_chart(found: PeriodStatistics) -> Renderable:
+    """Alerts by day, or by week, month or year of a long period."""
     unit, sums = gather_days({day: Decimal(count) for day, count in found.alerts_by_day.items()}, most=_MOST_BARS)
     bars = [Bar(_day_name(day, unit), value, f"{value:,f}") for day, value in sums]
     return bar_chart(bars, title=f"Alerts by {unit}", name="alerts", titles=(unit.capitalize(), "Alerts"))
@@ -270,6 +264,16 @@ def _rates(report: Report) -> Renderable:
     )
     bars = [Bar(name, rate * 100, percent(rate)) for name, rate in rates if rate is not None]
     return row_chart(bars, title="Rates in percent", name="rates", titles=("Rate", "Percent"))
+
+
+def latency_table(report: Report) -> Renderable:
+    """Mean and percentiles of each stage."""
+    rows = [
+        (stage, *(f"{value:,.1f}" for value in (one.mean, one.p50, one.p95, one.p99)), one.count)
+        for stage, one in report.latency_ms.items()
+    ]
+    titles = ("Stage", "Mean (ms)", "p50", "p95", "p99", "Alerts")
+    return table(titles, rows, empty="No alerts in this period.", is_slim=True)
 
 
 def _latency(found: PeriodStatistics, stage: str, bins: tuple[Bin, ...]) -> Renderable:

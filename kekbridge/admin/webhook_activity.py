@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Final
 from urllib.parse import urlencode
 
@@ -13,21 +11,19 @@ from aiohttp import web
 from htpy import Node, Renderable
 
 from kekbridge.admin.alert_pages import alert_row, alert_table
-from kekbridge.admin.axes import gather_days
-from kekbridge.admin.charts import Bar, bar_chart
 from kekbridge.admin.elements import gain, table
 from kekbridge.admin.service import alert_data
+from kekbridge.admin.statistics_page import alert_chart, latency_table, percent, pnl_chart
 from kekbridge.admin.webhook_frame import WebhookFrame, path_of
-from kekbridge.formatting import EXACT, pnl, to_jsonable
+from kekbridge.formatting import to_jsonable
 from kekbridge.model import Webhook
-from kekbridge.model.statistics import Report
+from kekbridge.model.statistics import PnlPart, Report
 from kekbridge.reports import statistics
 from kekbridge.store import alerts
 
 _PERIODS: Final = {"1": "24 hours", "7": "7 days", "30": "30 days", "all": "All"}
 _USUAL: Final = "7"
 _SHOWN: Final = 20
-_MOST_BARS: Final = 31
 
 
 class ActivityTab:
@@ -63,10 +59,10 @@ class ActivityTab:
                 )
             ],
             h.section(id="activity", data_live=True)[
-                h.div(class_="tiles")[(_tile(name, value) for name, value in figures(report))],
+                h.div(class_="tiles")[(_tile(name, value) for name, value in figures(report, period.pnl.total))],
                 h.div(class_="columns")[
-                    _pnl_chart({date.fromisoformat(part.name): part.net_pnl for part in period.pnl.by_day}),
-                    _alert_chart({day: Decimal(count) for day, count in period.alerts_by_day.items()}),
+                    pnl_chart(period),
+                    alert_chart(period),
                 ],
                 h.h2["Latest alerts"],
                 alert_table(rows),
@@ -82,44 +78,23 @@ class ActivityTab:
                 else None,
                 h.h2["Latency in milliseconds"],
                 h.p(class_="dim")["received: since the alert fired; others: since it was received."],
-                table(
-                    ("Stage", "Mean", "p50", "p95", "p99", "Alerts"),
-                    [
-                        (stage, *(f"{value:.1f}" for value in (one.mean, one.p50, one.p95, one.p99)), str(one.count))
-                        for stage, one in report.latency_ms.items()
-                    ],
-                    empty="No alerts in this period.",
-                    is_slim=True,
-                ),
+                latency_table(report),
             ],
         )
 
 
-def figures(report: Report) -> list[tuple[str, Node]]:
-    """The main figures of one webhook by title. Funding is missing: the exchange gives it per account."""
+def figures(report: Report, total: PnlPart) -> list[tuple[str, Node]]:
+    """The main figures of one webhook by title. `total`: its profit and loss, with the funding of positions that it entered."""
     counts = report.counts
     return [
         ("Alerts", str(counts.received)),
-        ("Success", _percent(report.success_rate)),
+        ("Success", percent(report.success_rate)),
         ("Orders filled", f"{counts.filled} of {counts.sent}"),
-        ("Net P&L (USDC)", gain(EXACT.subtract(report.realized_pnl, report.fees))),
-        ("Fees (USDC)", f"{report.fees:,.2f}"),
-        ("Win rate", _percent(report.win_rate)),
-        ("Stops hit", _percent(report.stop_hit_rate)),
+        ("Net P&L (USDC)", gain(total.net_pnl)),
+        ("Fees (USDC)", f"{total.fees:,.2f}"),
+        ("Win rate", percent(report.win_rate)),
+        ("Stops hit", percent(report.stop_hit_rate)),
     ]
-
-
-def _pnl_chart(days: Mapping[date, Decimal]) -> Renderable:
-    unit, sums = gather_days(days, most=_MOST_BARS)
-    bars = [Bar(day.isoformat(), value, pnl(value)) for day, value in sums]
-    title = f"P&L after fees by {unit} (USDC)"
-    return bar_chart(bars, title=title, name="pnl", titles=(unit.capitalize(), "P&L"), is_gain=True)
-
-
-def _alert_chart(days: Mapping[date, Decimal]) -> Renderable:
-    unit, sums = gather_days(days, most=_MOST_BARS)
-    bars = [Bar(day.isoformat(), value, f"{value:,f}") for day, value in sums]
-    return bar_chart(bars, title=f"Alerts by {unit}", name="alerts", titles=(unit.capitalize(), "Alerts"))
 
 
 def _tile(name: str, value: Node) -> Renderable:
@@ -128,7 +103,3 @@ def _tile(name: str, value: Node) -> Renderable:
 
 def _log_link(webhook: Webhook) -> Renderable:
     return h.p[h.a(href=f"/log?{urlencode({'webhook': webhook.name})}")["All alerts of this webhook"]]
-
-
-def _percent(value: Decimal | None) -> str:
-    return "-" if value is None else f"{value * 100:.1f} %"

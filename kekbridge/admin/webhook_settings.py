@@ -13,7 +13,7 @@ from aiohttp import web
 from htpy import Node, Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.elements import form_key
+from kekbridge.admin.elements import form_key, with_code
 from kekbridge.admin.fields import Field, error_of, fields_element, in_labels, not_saved
 from kekbridge.admin.webhook_frame import WebhookFrame, path_of
 from kekbridge.alerts.profiles import PROFILES
@@ -104,6 +104,11 @@ class SettingsTabs:
         ]
         introduction = h.p(class_="dim")[_INTRODUCTIONS[tab]]
         return self._frame.page(request, webhook, tab, *above, introduction, form, status_code=status_code)
+
+
+def page_words(text: str) -> Renderable:
+    """A text of the command line for a page: labels instead of options, commands as code."""
+    return with_code(in_labels(text, LABELS))
 
 
 def _rows_of(tab: str) -> list[Row]:

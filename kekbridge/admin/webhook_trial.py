@@ -10,12 +10,13 @@ import htpy as h
 from aiohttp import web
 from htpy import Node, Renderable
 
-from kekbridge.admin.elements import button, form_key, pairs, status, table, with_code
-from kekbridge.admin.fields import Field, field_element, fields_element, in_labels, not_saved
+from kekbridge.admin.elements import button, form_key, pairs, status, table
+from kekbridge.admin.fields import Field, field_element, fields_element, not_saved
+from kekbridge.admin.verdicts import verdicts_element
 from kekbridge.admin.webhook_frame import WebhookFrame, path_of
-from kekbridge.admin.webhook_settings import LABELS
+from kekbridge.admin.webhook_settings import page_words
 from kekbridge.alerts.profiles import PROFILES
-from kekbridge.model import Mode, Verdict, Webhook
+from kekbridge.model import Mode, Webhook
 from kekbridge.ops.message_trial import TryMessage
 from kekbridge.reports import dry_run
 from kekbridge.reports.dry_run import DryRunReport
@@ -112,7 +113,7 @@ def _result(request: web.Request, webhook: Webhook, found: Mapping[str, Any], *,
         _other_format(request, webhook, found["asLikely"]),
         _verdict(found, report, sends=sends),
         _meaning(found),
-        _rules(report.verdicts) if report is not None and report.verdicts else None,
+        h.section[h.h3["Rules"], verdicts_element(report.verdicts)] if report is not None and report.verdicts else None,
         [_order(number, order) for number, order in enumerate(report.orders, 1)] if report is not None else None,
         h.details(open=True)[
             h.summary["Fields of the message"],
@@ -134,7 +135,7 @@ def _verdict(found: Mapping[str, Any], report: DryRunReport | None, *, sends: bo
     if sends and not report.is_decided:
         return _sent(found["reply"])
     is_new = report.fix is not None and report.fix.rstrip(".").lower() not in (report.error or "").lower()
-    lines: list[Node] = [h.p["How to fix it: ", _words(report.fix)]] if report.fix and is_new else []
+    lines: list[Node] = [h.p["How to fix it: ", page_words(report.fix)]] if report.fix and is_new else []
     if found["ignoresAge"]:
         lines.append(h.p["It carries the time of an old alert: its age was not judged."])
     return _box("good" if report.is_accepted else "bad", report.headline, *lines)
@@ -164,12 +165,7 @@ def _sent(reply: Mapping[str, Any]) -> Renderable:
 
 
 def _box(kind: str, headline: str, *more: Node) -> Renderable:
-    return h.div(class_=f"notice {kind}", role="status")[h.b[_words(headline)], more]
-
-
-def _words(text: str) -> Renderable:
-    """A text of the command line for this page: labels instead of options, commands as code."""
-    return with_code(in_labels(text, LABELS))
+    return h.div(class_=f"notice {kind}", role="status")[h.b[page_words(headline)], more]
 
 
 def _other_format(request: web.Request, webhook: Webhook, likely: Mapping[str, Any] | None) -> Renderable | None:
@@ -191,29 +187,11 @@ def _meaning(found: Mapping[str, Any]) -> Renderable:
     rows: list[tuple[str, object]] = [("Read as", PROFILES[check["profile"]].title)]
     rows += [("Would trade", text) for text in check["orders"]]
     rows += [("Refused", f"{check['code']}: {check['error']}")] if check["error"] else []
-    rows += [("Missing", _words(text)) for text in check["missing"] if not text.startswith("the key")]
-    rows += [("Warning", _words(text)) for text in check["warnings"]]
+    rows += [("Missing", page_words(text)) for text in check["missing"] if not text.startswith("the key")]
+    rows += [("Warning", page_words(text)) for text in check["warnings"]]
     if likely is not None:
         rows += [(f"As {PROFILES[likely['profile']].title}", text) for text in likely["orders"] or (likely["error"],)]
     return h.section[h.h3["What it means"], pairs(rows)]
-
-
-def _rules(verdicts: tuple[Verdict, ...]) -> Renderable:
-    """What was denied; what passed, folded away."""
-    titles = ("Rule", "Scope", "Found", "Limit", "Verdict")
-    denied = [one for one in verdicts if not one.passed]
-    passed = [one for one in verdicts if one.passed]
-
-    def rows(chosen: list[Verdict]) -> list[tuple[object, ...]]:
-        return [
-            (one.rule, one.scope, one.found, one.limit, status("passed" if one.passed else "denied")) for one in chosen
-        ]
-
-    return h.section[
-        h.h3["Rules"],
-        table(titles, rows(denied), empty="") if denied else None,
-        h.details[h.summary[f"{len(passed)} rules passed"], table(titles, rows(passed), empty="")] if passed else None,
-    ]
 
 
 def _order(number: int, order: dry_run.PlannedOrder) -> Renderable:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from decimal import Decimal
 
 from kekbridge.admin.webhook_activity import figures
-from kekbridge.model.statistics import Facts, Tally, build_report
+from kekbridge.model.statistics import Facts, PnlPart, Tally, build_report
 from kekbridge.store import webhooks
 from tests.admin.session import Browser
 
 
 def test_the_figures_of_a_period() -> None:
-    """Net is what was realized less its fees: funding belongs to the account."""
+    """Net is what was realized less its fees and the funding of positions that it entered."""
     facts = Facts(
         since=None,
         alerts=[Tally("filled", "", 3), Tally("denied", "max_notional", 1)],
-        realized=Decimal("12.5"),
-        fees=Decimal("0.75"),
     )
-    found = {name: str(value) for name, value in figures(build_report(facts))}
+    total = PnlPart(name="", realized_pnl=Decimal("12.5"), fees=Decimal("0.75"), funding=Decimal("-0.25"))
+    found = {name: str(value) for name, value in figures(build_report(facts), total)}
     assert (found["Alerts"], found["Success"], found["Win rate"]) == ("4", "75.0 %", "-")
-    assert "+11.75" in found["Net P&L (USDC)"]
+    assert "+12.00" in found["Net P&L (USDC)"]
 
 
 async def test_a_webhooks_own_activity(browser: Browser) -> None:
