@@ -6,6 +6,7 @@ For members of the service's group: reading commands run the same statements, an
 from __future__ import annotations
 
 import base64
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class _RemoteConnection:
         places: dict[str, int] = {}
         for index, name in enumerate(columns):
             places.setdefault(name.lower(), index)
-        return _RemoteRows(_RemoteRow(columns, places, map(_value, cells)) for cells in found["rows"])
+        return _RemoteRows(_RemoteRow(columns, places, map(_value, cells)) for cells in json.loads(found["rows"]))
 
 
 class _RemoteRows:
