@@ -26,10 +26,13 @@ from kekbridge.admin.service import AdminService
 from kekbridge.admin.wallet_registration import WALLET_PATH
 from kekbridge.connections.hosts import is_foreign_origin, is_our_name
 from kekbridge.connections.server import AppServer
-from kekbridge.errors import KekbridgeError, NotFound, StoreUnavailable
+from kekbridge.errors import KekbridgeError, NotFound, StoreUnavailable, Unreadable
 from kekbridge.execution.latency import LatencyHistograms
+from kekbridge.log import get_logger
 from kekbridge.ops.web_token import SIGN_IN_PATH, SignInCodes, WebToken
 from kekbridge.store import journal
+
+log = get_logger("kekbridge.admin")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -110,14 +113,24 @@ class AdminServer:
             )
         except NotFound as error:
             return self._error(request, 404, error.message)
+        except Unreadable as error:
+            return self._error(request, 400, error.message)
         except KekbridgeError as error:
             return self._error(request, 409, error.message)
+        except web.HTTPException:
+            raise
+        except Exception:
+            log.exception("page_failed", path=request.path)
+            text = "the bridge failed on this request, which may have taken effect; its log has the details"
+            return self._error(request, 422, text)
 
     async def _authorize(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if not is_our_name(request.headers.get("Host", "")):
             return self._error(request, 421, "use http://127.0.0.1 or http://localhost with this listener's port")
         if is_foreign_origin(request.headers.get("Origin"), request.headers.get("Host", "")):
             return self._error(request, 403, "this request comes from another page")
+        if request.method == "POST" and not is_api(request):
+            await read_form(request)
         if request.path in _PUBLIC_PATHS:
             return await handler(request)
         if self._has_token(request):
@@ -216,6 +229,14 @@ async def add_headers(_request: web.Request, response: web.StreamResponse) -> No
     """Add the security headers of every answer."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
+
+
+async def read_form(request: web.Request) -> None:
+    """Read the form of a request, so that `request.post()` cannot fail later. Raises Unreadable if it is none."""
+    try:
+        await request.post()
+    except (LookupError, ValueError, AssertionError):  # no such charset or field name, not in its charset, no boundary
+        raise Unreadable("invalid_form", "the form cannot be read; send it as a browser does, in UTF-8") from None
 
 
 async def _has_form_key(request: web.Request, session: Session) -> bool:

@@ -18,10 +18,10 @@ from aiohttp import web
 
 from kekbridge.admin.auth import SESSION, Session
 from kekbridge.admin.frame import ASSET_PATHS, Frame
-from kekbridge.admin.server import add_headers
+from kekbridge.admin.server import add_headers, read_form
 from kekbridge.admin.wallet_registration import WALLET_PATH, WalletRegistration
 from kekbridge.connections.hosts import is_foreign_origin, is_our_name
-from kekbridge.errors import KekbridgeError
+from kekbridge.errors import KekbridgeError, Unreadable
 from kekbridge.model import Mode
 from kekbridge.ops.operation import Operation
 
@@ -94,6 +94,8 @@ class WalletServer:
             return await self._authorize(request, handler)
         except web.HTTPNotFound:
             return self._refuse(request, 404, "there is no such page")
+        except Unreadable as error:
+            return self._refuse(request, 400, error.message)
         except KekbridgeError as error:
             return self._refuse(request, 409, error.message)
 
@@ -122,6 +124,8 @@ class WalletServer:
                 "open the link that the command printed: it works once, for one hour; or run the command again",
             )
         request[SESSION] = self._session
+        if request.method != "GET":
+            await read_form(request)
         if request.method != "GET" and not _is_same(str((await request.post()).get("key", "")), self._session.form_key):
             return self._refuse(request, 403, "this form has expired; reload the page")
         return await handler(request)

@@ -83,6 +83,27 @@ async def test_foreign_hosts_and_origins_are_refused(browser: Browser) -> None:
             assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
+async def test_a_form_that_cannot_be_read_is_a_400(browser: Browser) -> None:
+    """Before and after signing in: one sentence, no traceback in the log, never a 5xx."""
+
+    async def send(path: str, body: bytes, kind: str = "application/x-www-form-urlencoded") -> int:
+        async with browser.session.post(browser.url + path, data=body, headers={"Content-Type": kind}) as answer:
+            text = await answer.text()
+            assert ("send it as a browser does" in text) == (answer.status == 400), text
+            return answer.status
+
+    boundless, multipart = "multipart/form-data", "multipart/form-data; boundary=x"
+    part = b"--x\r\nContent-Disposition: form-data%s\r\n\r\nabc\r\n--x--\r\n"
+    for path in ("/login", "/keys/wallet/prepare", "/trading/halt"):
+        assert await send(path, b"token=\xff") == 400
+        assert await send(path, b"token=x", "application/x-www-form-urlencoded; charset=foo") == 400
+        assert await send(path, b"token=x", boundless) == 400
+        assert await send(path, b"--x\r\n\r\nabc", multipart) == 400
+        assert await send(path, part % b"", multipart) == 400
+        assert await send(path, part % b'; name="key"\r\nContent-Type: text/plain; charset=foo', multipart) == 400
+        await browser.log_in()
+
+
 async def test_changes_need_the_form_key(browser: Browser) -> None:
     """GET of a trading control does nothing, and a form without the session's form key is refused."""
     await browser.log_in()
