@@ -89,8 +89,8 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("symbol_exchange_refused", 422, "The chart's data comes from a venue whose prices do not belong to this market.", "Create the alert on a crypto venue's chart, or add an alias to the webhook."),
     ("delayed_data", 422, "The chart's data is delayed.", "Use a real-time data feed."),
     # --------------------------------------------------------------------------------------------- limits and trading state (422)
-    ("trading_halted", 422, "Trading is halted.", "kekbridge resume"),
-    ("exits_only", 422, "Only exits are allowed at present.", "kekbridge resume"),
+    ("trading_halted", 422, "Trading is halted.", "kekbridge resume; of one webhook: kekbridge resume --webhook NAME"),
+    ("exits_only", 422, "Only exits are allowed at present.", "kekbridge resume; of one webhook: kekbridge resume --webhook NAME"),
     ("not_ready", 422, "The bridge does not yet know the account well enough to open a position.", "GET /readyz shows why; exits are queued."),
     ("no_mark_price", 422, "No recent mark price is known for the symbol.", "Wait for the exchange's prices; see GET /readyz."),
     ("symbol_not_allowed", 422, "The symbol is not among the webhook's allowed symbols.", "kekbridge webhook edit NAME --allowed-symbols …"),

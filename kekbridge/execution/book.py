@@ -117,12 +117,17 @@ class Book:
         """
         day = codec.day_of(now)
         own, account = self.day(webhook_id, day), self.day(ACCOUNT, day)
-        control = settings.strictest(self._controls, webhook_id, now=now, ignore_breaches=excluding is not None)
+        is_recheck = excluding is not None
+        control = settings.strictest(self._controls, webhook_id, now=now, ignore_breaches=is_recheck)
+        is_own = control.state is not TradingState.RUNNING and webhook_id == settings.closing_scope(
+            self._controls, webhook_id, now=now, ignore_breaches=is_recheck
+        )
         share = daily_share(excluding if excluding is not None and codec.day_of(excluding.created_at) == day else None)
         return Usage(
             now=now,
             trading_state=control.state,
             trading_reason=control.reason,
+            trading_scope="webhook" if is_own and webhook_id != ACCOUNT else "account",
             waiting_orders=len(self.queued),
             traded_today=own.notional - share.notional,
             orders_today=own.orders - share.orders,

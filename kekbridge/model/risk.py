@@ -126,6 +126,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     trading_state: TradingState = TradingState.RUNNING
     #: Why it is not running, and until when.
     trading_reason: str = ""
+    #: Whose state it is: `account` or `webhook`.
+    trading_scope: str = "account"
     #: Queued orders of the account.
     waiting_orders: int = 0
     #: Today's traded and reserved value in USDC, and entries: of the webhook, then of the account.

@@ -47,13 +47,13 @@ def state_fix(control: TradingControl, now: datetime, *, scope: str, name: str) 
     if control.state is TradingState.RUNNING:
         return ""
     limit = _limit_of(control)
-    if limit is None:
-        return "`kekbridge resume`"
     is_account = scope == ACCOUNT
+    resumed = "`kekbridge resume`" if is_account else f"`kekbridge resume --webhook {name}`"
+    if limit is None:
+        return resumed
     raised = (
         f"[risk] {limit.setting} and restart" if is_account else f"{limit.option} (`kekbridge webhook edit {name}`)"
     )
-    resumed = "`kekbridge resume`" if is_account else f"`kekbridge resume --webhook {name}`"
     if limit.setting == "max_drawdown":
         return f"`kekbridge resume --reset-peak`, or raise {raised}, then {resumed}"
     waited = f", or wait {duration(control.until - now)}" if control.until is not None else ""

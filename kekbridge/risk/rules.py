@@ -73,7 +73,7 @@ def check_rules(
 
     `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch.
     """
-    state = _trading_state(usage, intent)
+    state = _trading_state(usage, intent, webhook)
     if is_exit(intent):
         return state, allow("exit", "account", f"reduce-only {intent.side}", "exits pass every limit")
     limits, account_limits = webhook.settings.limits, policy.account_limits
@@ -140,14 +140,15 @@ def apply_leverage_policy(intent: OrderIntent, *, webhook: Webhook, account_limi
 # ----------------------------------------------------------------------------------- trading state, freshness, symbols
 
 
-def _trading_state(usage: Usage, intent: OrderIntent) -> Verdict:
+def _trading_state(usage: Usage, intent: OrderIntent, webhook: Webhook) -> Verdict:
     state = usage.trading_state
     if state is TradingState.RUNNING or (state is TradingState.EXITS_ONLY and is_exit(intent)):
         return allow("trading_halted", "account", state, "not halted")
     why = f" ({usage.trading_reason})" if usage.trading_reason else ""
+    fix = "kekbridge resume" if usage.trading_scope == "account" else f"kekbridge resume --webhook {webhook.name}"
     if state is TradingState.HALTED:
-        return deny("trading_halted", "account", state, "running", f"trading is halted{why}; kekbridge resume")
-    return deny("exits_only", "account", state, "running", f"only exits are allowed{why}; kekbridge resume")
+        return deny("trading_halted", usage.trading_scope, state, "running", f"trading is halted{why}; {fix}")
+    return deny("exits_only", usage.trading_scope, state, "running", f"only exits are allowed{why}; {fix}")
 
 
 def _snapshot_age(checked: RuleInput) -> Sequence[Verdict]:

@@ -104,10 +104,12 @@ def strictest(
     return found
 
 
-def closing_scope(controls: Mapping[str, TradingControl], webhook_id: str, *, now: datetime) -> str:
+def closing_scope(
+    controls: Mapping[str, TradingControl], webhook_id: str, *, now: datetime, ignore_breaches: bool = False
+) -> str:
     """Whose state `strictest` has returned: ACCOUNT, or the webhook's id."""
-    of_account = _RUNNING if ACCOUNT not in controls else control_at(controls[ACCOUNT], now)
-    found = strictest(controls, webhook_id, now=now)
+    of_account = strictest(controls, ACCOUNT, now=now, ignore_breaches=ignore_breaches)
+    found = strictest(controls, webhook_id, now=now, ignore_breaches=ignore_breaches)
     return ACCOUNT if of_account.state is found.state else webhook_id
 
 

@@ -15,12 +15,14 @@ def read_usage(connection: sqlite3.Connection, webhook_id: str, *, now: datetime
     """What a webhook (or `account`) and the account have used of their limits, without cool-downs and strategies' histories."""
     day = codec.day_of(now)
     own, account = read_day(connection, webhook_id, day), read_day(connection, ACCOUNT, day)
-    control = settings.strictest(settings.stored_controls(connection), webhook_id, now=now)
+    controls = settings.stored_controls(connection)
+    control = settings.strictest(controls, webhook_id, now=now)
     unfinished = orders.unfinished(connection)
     return Usage(
         now=now,
         trading_state=control.state,
         trading_reason=control.reason,
+        trading_scope="account" if settings.closing_scope(controls, webhook_id, now=now) == ACCOUNT else "webhook",
         # Protective orders do not wait in the queue.
         waiting_orders=sum(
             order.status is OrderStatus.QUEUED and order.intent.purpose is not Purpose.PROTECT for order in unfinished

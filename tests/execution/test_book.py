@@ -206,9 +206,11 @@ def test_later_breach_does_not_deny_admitted_orders(book: Book) -> None:
     assert book.close_for_breach(breach, webhook_id="hook", now=NOW)
     assert not book.close_for_breach(breach, webhook_id="hook", now=NOW)  # one row per breach
     assert book.usage("hook", now=NOW).trading_state is TradingState.EXITS_ONLY
+    assert book.usage("hook", now=NOW).trading_scope == "webhook"
     assert book.usage("hook", now=NOW, excluding=order).trading_state is TradingState.RUNNING
     book.set_state(ACCOUNT, TradingState.EXITS_ONLY, reason="news", by="operator", now=NOW)
     assert book.usage("hook", now=NOW, excluding=order).trading_state is TradingState.EXITS_ONLY
+    assert book.usage("hook", now=NOW, excluding=order).trading_scope == "account"
 
 
 def test_elapsed_stop_is_resumed_once(book: Book, rows: list[Entry]) -> None:

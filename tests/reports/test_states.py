@@ -27,8 +27,8 @@ NEWS = TradingControl(state=TradingState.EXITS_ONLY, reason="news", by="web page
     ("control", "text", "fix"),
     [
         (TradingControl(state=TradingState.RUNNING), "running", ""),
-        (HALTED, "halted (by hand)", "`kekbridge resume`"),
-        (NEWS, "exits only (news)", "`kekbridge resume`"),
+        (HALTED, "halted (by hand)", "`kekbridge resume --webhook w`"),
+        (NEWS, "exits only (news)", "`kekbridge resume --webhook w`"),
         (
             closed("daily_limit"),
             "exits only until 00:00 (daily limit)",
@@ -49,6 +49,7 @@ def test_state_and_fix(control: TradingControl, text: str, fix: str) -> None:
 
 def test_the_accounts_limits_are_settings() -> None:
     """They are in the settings file, not options of a webhook."""
+    assert state_fix(HALTED, NOW, scope=ACCOUNT, name="account") == "`kekbridge resume`"
     fix = state_fix(closed("daily_loss"), NOW, scope=ACCOUNT, name="account")
     assert fix == "raise [risk] max_daily_loss and restart, then `kekbridge resume`, or wait 5 h 48 min"
 

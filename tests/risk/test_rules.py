@@ -160,6 +160,17 @@ def test_trading_states(state: TradingState, *, is_entry_allowed: bool, is_exit_
     assert denial(exit_order(), trading_state=state) == (None if is_exit_allowed else (code, "account"))
 
 
+def test_a_state_of_the_webhook_alone_names_its_own_resume() -> None:
+    """`kekbridge resume` without a webhook would also open what else is closed."""
+    of_webhook = check(entry(), trading_state=TradingState.EXITS_ONLY, trading_scope="webhook", trading_reason="loss")
+    found = rules.first_denial(of_webhook)
+    assert found is not None
+    assert (found.scope, found.message) == (
+        "webhook",
+        "only exits are allowed (loss); kekbridge resume --webhook test",
+    )
+
+
 def test_stale_data_opens_no_position() -> None:
     """A stale snapshot or mark denies entries, but not exits."""
     old = snapshot(taken_at=NOW - timedelta(seconds=31))

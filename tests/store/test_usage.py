@@ -52,7 +52,11 @@ def test_use_is_read_by_webhook_and_account(connection: sqlite3.Connection, book
     assert usage.commitments["PERP_BTC_USDC"].open == SideTotals(
         entry_buys=Decimal("0.016"), exit_sells=Decimal("0.01")
     )
-    assert (usage.trading_state, usage.trading_reason) == (TradingState.EXITS_ONLY, "news")
+    assert (usage.trading_state, usage.trading_reason, usage.trading_scope) == (
+        TradingState.EXITS_ONLY,
+        "news",
+        "account",
+    )
     assert usage.equity_peak == Decimal("1000.5")
     assert read_usage(connection, ACCOUNT, now=NOW).traded_today == usage.account_traded_today
 
