@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from kekbridge.admin.frame import MENU, MORE
 from kekbridge.model import TradingState, Webhook
 from kekbridge.ops.web_token import read_token, rotate_token
-from kekbridge.store import settings, webhooks
+from kekbridge.store import codec, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import AXE, CHROMIUM, Page, open_page
 from tests.bridge import Bridge, running_bridge
@@ -131,10 +132,10 @@ async def test_charts_are_read_with_pointer_and_keys(visit: Visit) -> None:
     bridge, page = visit.bridge, visit.page
     await bridge.send(action="buy", quantity="0.1")
     await bridge.until_settled()
-    for price in ("65100", "64000", "64500"):
-        await bridge.control("prices", {"PERP_BTC_USDC": price})
-        await bridge.daemon.exchange.refresh()
-        await bridge.daemon.operator_services.equity.run()
+    with bridge.daemon.database.transaction() as connection:
+        for minutes, value in ((30, "100100"), (20, "99000"), (10, "99500")):
+            at = codec.time_text(bridge.clock() - timedelta(minutes=minutes))
+            connection.execute("INSERT INTO equity_marks VALUES (?, ?, '0', '100100')", (at, value))
     await visit.goto("/stats?days=1")
     place = "document.querySelector('[data-crosshair]').getBoundingClientRect()"
     box = {name: await page.evaluate(f"{place}.{name}") for name in ("left", "top", "width", "height")}
@@ -142,11 +143,12 @@ async def test_charts_are_read_with_pointer_and_keys(visit: Visit) -> None:
     await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=box["left"] + box["width"] - 1, y=middle)
     last = await page.text("output")
     assert last.endswith("below its peak")
-    assert "99," in last
     assert await page.evaluate("document.querySelectorAll('[data-crosshair] > .cross').length") == 2
     await page.evaluate("document.querySelector('[data-crosshair]').focus()")
     await page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft", code="ArrowLeft")
-    assert await page.text("output") != last
+    before = await page.text("output")
+    assert before != last
+    assert before.endswith(("99,500.00 USDC, 0.60 % below its peak", "99,000.00 USDC, 1.10 % below its peak"))
     await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
     assert await page.text("output") == ""
     assert await page.evaluate("document.querySelectorAll('.cross').length") == 0
