@@ -17,7 +17,7 @@ from kekbridge import parsing
 from kekbridge.admin.elements import button
 from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import amount, market
+from kekbridge.formatting import amount, counted, market
 from kekbridge.model import MarginMode, TradingState
 from kekbridge.ops.trading_operations import BY_HAND, Cancel, Close, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
 from kekbridge.store import orders as order_rows
@@ -160,6 +160,7 @@ class TradingForms:
             "Closed" if result["closed"] else "NOT closed",
             h.p[f"Open in {market(result['symbol'])} now: {', '.join(left) or 'nothing'}."],
             h.ul[[h.li[_order_line(each)] for each in result["orders"]]],
+            h.p[_entries_text(result)] if result["entriesEnded"] or result["entriesLeft"] else None,
             h.p[result["trouble"]] if result["trouble"] else None,
         )
 
@@ -214,6 +215,14 @@ class TradingForms:
                 h.a(href="/", class_="button")["Stay halted"],
             ],
         )
+
+
+def _entries_text(result: Mapping[str, Any]) -> str:
+    """What became of entries that would open the closed position again."""
+    ended, left = len(result["entriesEnded"]), result["entriesLeft"]
+    texts = [f"Ended before they were sent: {counted(ended, 'entry', 'entries')}." if ended else ""]
+    texts += [f"May still open a position: {counted(left, 'entry', 'entries')}, listed under Orders." if left else ""]
+    return " ".join(text for text in texts if text)
 
 
 def _order_line(order: Mapping[str, Any]) -> str:
