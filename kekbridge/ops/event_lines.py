@@ -14,12 +14,15 @@ from typing import Any, Final, Literal
 
 from kekbridge.errors import StoreUnavailable
 from kekbridge.formatting import amount, counted, duration, market, money
+from kekbridge.log import get_logger
 from kekbridge.model.notifications import MESSAGES, as_decimal, as_text, render_message
-from kekbridge.reports.event_facts import event_facts
-from kekbridge.store import alerts, journal, rejected_requests
+from kekbridge.reports.event_facts import event_facts, lacks_fills
+from kekbridge.store import alerts, journal, projector, rejected_requests
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
+
+log = get_logger("kekbridge.ops.event_lines")
 
 _POLL_EVERY_S: Final = 0.25
 _EVENTS_PER_POLL: Final = 500
@@ -60,6 +63,7 @@ class EventLines:
         self._database = database
         self._show = show
         self._clock = clock
+        self._held: set[int] = set()  # sequences of fills whose result was not known at the last poll
         self._shown_refusals: dict[tuple[datetime, str, str], int] = {}
 
     async def run(self) -> None:
@@ -68,7 +72,7 @@ class EventLines:
         last: int | None = None
         while True:
             try:
-                last, lines = await self._database.read(_read, last)
+                last, lines = await self._database.read(_read, last, self._held)
                 lines += self._new_refusals(await self._database.read(_refusals, since))
                 if lines:
                     await asyncio.to_thread(self._show, lines)
@@ -76,6 +80,9 @@ class EventLines:
                 pass  # the log says so
             except OSError:
                 return
+            except Exception:
+                log.exception("events_not_shown")  # a bug in a text must not hide what comes after it
+                last = None
             await asyncio.sleep(_POLL_EVERY_S)
 
     def _new_refusals(self, found: Sequence[rejected_requests.RejectedRequest]) -> list[EventLine]:
@@ -103,13 +110,24 @@ def _refusals(connection: sqlite3.Connection, since: datetime) -> tuple[rejected
     return rejected_requests.list_recent(connection, since=since, limit=_REFUSALS_PER_POLL)
 
 
-def _read(connection: sqlite3.Connection, last: int | None) -> tuple[int, list[EventLine]]:
-    """The last sequence read, and the lines up to it; none at first."""
+def _read(connection: sqlite3.Connection, last: int | None, held: set[int]) -> tuple[int, list[EventLine]]:
+    """The last sequence read, and the lines up to it; none at first.
+
+    `held`: a fill whose result is not known is left, with what follows it, for the next poll, once.
+    """
+    newest = projector.position(connection)  # what lines name is in the tables up to there
     if last is None:
-        return journal.head(connection)[0], []
-    found = journal.list_events(connection, after=last, limit=_EVENTS_PER_POLL)
-    lines = [line for event in found if (line := line_of(connection, event)) is not None]
-    return (found[-1].sequence if found else last), lines
+        return newest, []
+    lines: list[EventLine] = []
+    for event in journal.list_events(connection, after=last, until=newest, limit=_EVENTS_PER_POLL):
+        if event.sequence not in held and lacks_fills(connection, event):
+            held.add(event.sequence)
+            break
+        held.discard(event.sequence)
+        last = event.sequence
+        if (line := line_of(connection, event)) is not None:
+            lines.append(line)
+    return last, lines
 
 
 def line_of(connection: sqlite3.Connection, event: Event) -> EventLine | None:

@@ -24,8 +24,8 @@ from kekbridge.model import Mode
 from kekbridge.model.notifications import SEVERITIES, NotificationText, Severity
 from kekbridge.ops import notify_settings
 from kekbridge.ops.notify_settings import NotifySettings
-from kekbridge.reports.event_facts import event_facts
-from kekbridge.store import journal, settings
+from kekbridge.reports.event_facts import event_facts, lacks_fills
+from kekbridge.store import journal, projector, settings
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
@@ -120,6 +120,9 @@ class Notifier:
         self._prefix = f"[{mode.value.upper()}] "
         self._notify = notify
         self._clock = clock
+        self._held: dict[
+            str, set[int]
+        ] = {}  # by channel: sequences of fills whose result was not known at the last poll
         self._threads = ThreadPoolExecutor(max(1, len(self._channels)), thread_name_prefix="kekbridge-notify")
 
     async def run(self) -> None:
@@ -203,7 +206,8 @@ class Notifier:
         wanted = notify_settings.read(connection, self._notify)
         key, ahead_key = f"notified:{name}", f"notified_ahead:{name}"
         cursor = settings.get_value(connection, key)
-        newest = journal.head(connection)[0]
+        self._held[name] = {sequence for sequence in self._held.get(name, ()) if sequence > int(cursor or 0)}
+        newest = projector.position(connection)  # what messages name is in the tables up to there
         if cursor is None:
             return wanted, _Delivery((), {key: newest})
         # In quiet hours failures are sent ahead of what is held back.
@@ -215,7 +219,7 @@ class Notifier:
         if ahead > int(cursor):
             lines, last = self._lines(connection, wanted, int(cursor), newest, sent_failures_to=ahead, is_digest=True)
             return wanted, _Delivery(lines, {key: last}, is_digest=len(lines) > 1)
-        lines, last = self._lines(connection, wanted, int(cursor), newest)
+        lines, last = self._lines(connection, wanted, int(cursor), newest, held=self._held.setdefault(name, set()))
         return wanted, None if last == int(cursor) else _Delivery(lines, {key: last})
 
     def _lines(
@@ -228,17 +232,24 @@ class Notifier:
         only_failures: bool = False,
         sent_failures_to: int = 0,
         is_digest: bool = False,
+        held: set[int] | None = None,
     ) -> tuple[list[_Line], int]:
-        """What is to be sent of the events after a sequence, and up to which sequence that is."""
+        """What is to be sent of the events after a sequence, and up to which sequence that is.
+
+        `held`: a fill whose result is not known is left, with what follows it, for the next poll, once.
+        """
         if newest <= after:
             return [], after
         most_events, most_lines = (
             (_EVENTS_PER_DIGEST, _EVENTS_PER_DIGEST) if is_digest else (_EVENTS_PER_POLL, _MAX_LINES)
         )
-        found = journal.list_events(connection, after=after, kinds=wanted.kinds(), limit=most_events)
+        found = journal.list_events(connection, after=after, until=newest, kinds=wanted.kinds(), limit=most_events)
         lines: list[_Line] = []
         last = newest if len(found) < most_events else found[-1].sequence
         for event in found:
+            if held is not None and event.sequence not in held and lacks_fills(connection, event):
+                held.add(event.sequence)
+                return lines, event.sequence - 1
             message = _message(connection, event, wanted)
             if message is None or (only_failures and message.severity != "failure"):
                 continue

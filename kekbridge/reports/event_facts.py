@@ -53,6 +53,14 @@ def event_facts(connection: sqlite3.Connection, event: Event, zone: tzinfo | Non
     return facts
 
 
+def lacks_fills(connection: sqlite3.Connection, event: Event) -> bool:
+    """True for a filled order whose fills are not all recorded yet, as they are a moment later: its result is not known."""
+    if event.kind != "order_filled" or event.client_order_id is None:
+        return False
+    executed = as_decimal(order_facts(connection, event).get("executed_quantity")) or ZERO
+    return exact_total(fill.quantity for fill in fills.of_order(connection, event.client_order_id)) < executed
+
+
 def order_facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:
     """Fields of the order that an event is about, as they were then; empty without one."""
     if event.client_order_id is None:
@@ -110,11 +118,14 @@ def _verdicts(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _result(connection: sqlite3.Connection, event: Event, facts: Mapping[str, Any]) -> str:
     """`P&L +12.30 USDC, fee 0.03 USDC, position 0.1 BTC long`; what is not known is left out."""
     realized, fee = as_decimal(facts.get("realized_pnl")), as_decimal(facts.get("fee"))
-    name = event.client_order_id
-    if name is not None and "side" in event.data:  # an exit that travelled with its entry, whose order it is not
-        found = fills.exits_of(connection, name)
-        realized = exact_total(fill.realized_pnl or ZERO for fill in found) if found else None
-        fee = exact_total(fill.fee for fill in found) if found else None
+    name = event.client_order_id or ""
+    is_leg = "side" in event.data  # an exit that travelled with its entry, whose order it is not
+    found = fills.exits_of(connection, name) if is_leg else fills.of_order(connection, name)
+    if found:  # the report of an execution need not say what it realized, its fills do
+        realized = exact_total(fill.realized_pnl or ZERO for fill in found)
+        fee = exact_total(fill.fee for fill in found)
+    elif is_leg:
+        realized = fee = None
     parts = []
     if realized:
         parts.append(f"P&L {pnl(realized)} USDC")

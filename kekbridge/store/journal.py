@@ -196,12 +196,20 @@ def order_figures(connection: sqlite3.Connection, event: Event) -> dict[str, Any
 
 
 def list_events(
-    connection: sqlite3.Connection, *, after: int = 0, kinds: Iterable[str] = (), limit: int = 1000
+    connection: sqlite3.Connection,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    kinds: Iterable[str] = (),
+    limit: int = 1000,
 ) -> tuple[Event, ...]:
-    """The first `limit` events after a sequence number, of these kinds only if any are given, oldest first."""
+    """The first `limit` events after a sequence number, of these kinds only if any are given, oldest first. `until`: the last sequence."""
     wanted = tuple(kinds)
-    of_kinds = f" AND kind IN ({', '.join('?' * len(wanted))})" if wanted else ""
-    return _select(connection, f"WHERE sequence > ?{of_kinds} ORDER BY sequence LIMIT ?", (after, *wanted, limit))
+    where = f" AND kind IN ({', '.join('?' * len(wanted))})" if wanted else ""
+    values: tuple[object, ...] = (after, *wanted)
+    if until is not None:
+        where, values = f"{where} AND sequence <= ?", (*values, until)
+    return _select(connection, f"WHERE sequence > ?{where} ORDER BY sequence LIMIT ?", (*values, limit))
 
 
 def latest(

@@ -13,7 +13,7 @@ import pytest
 
 from kekbridge.config import Notify
 from kekbridge.execution import transitions
-from kekbridge.model import Mode, OrderStatus, OrderType, Purpose
+from kekbridge.model import Mode, OrderStatus, OrderType, Purpose, Side
 from kekbridge.model.notifications import NotificationText, Severity
 from kekbridge.ops.notifier import Channel, Notifier, _Line, channels_of, compose
 from kekbridge.ops.notify_settings import SetLevel, SetQuietHours
@@ -22,7 +22,7 @@ from kekbridge.store.database import Database
 from tests.ops.operating import Desk
 from tests.receiver import Receiver
 from tests.store.factories import NOW, exit_intent
-from tests.stored import book_on, bring, store_order
+from tests.stored import book_on, bring, record_fill, store_order
 from tests.waiting import until
 
 
@@ -179,13 +179,27 @@ async def test_an_exit_that_has_fired_is_one_message(database: Database, receive
         stop_loss = exit_intent(purpose=Purpose.PROTECT, order_type=OrderType.STOP, trigger_price=Decimal(64000))
         for wanted in (stop_loss, exit_intent()):
             order = bring(book, store_order(book, wanted), OrderStatus.FILLED)
+            record_fill(book, order, side=Side.SELL)
             if wanted.fired_event is not None:
                 data = {"quantity": order.executed_quantity, "average_price": Decimal(63990), "trigger_price": 64000}
                 book.note(wanted.fired_event, order, now=NOW, data=data)
     await until(lambda: len(receiver.lines()) == 2)
     await stop(task)
-    assert receiver.lines()[0] == "default: stop fired: sell 0.01 BTC at 63,990"
+    assert receiver.lines()[0] == "default: stop fired: sell 0.01 BTC at 63,990: fee 0.29 USDC"
     assert receiver.lines()[1].startswith("default: filled sell 0.01 BTC at 65,000")
+
+
+async def test_a_fill_waits_for_its_result_for_one_poll(database: Database, receiver: Receiver) -> None:
+    """Its trades are recorded a moment after it; a fill without any is sent all the same."""
+    task = await start(database, Channel(receiver.url))
+    with database.transaction() as connection:
+        book = book_on(connection)
+        first = bring(book, store_order(book, exit_intent()), OrderStatus.FILLED)
+        record_fill(book, first, side=Side.SELL, realized_pnl=Decimal("12.3"))
+        bring(book, store_order(book, exit_intent()), OrderStatus.FILLED)
+    await until(lambda: len(receiver.received) == 2)
+    await stop(task)
+    assert receiver.lines() == ["P&L +12.30 USDC, fee 0.29 USDC", "at 10:30:05"]
 
 
 async def test_quiet_hours_let_failures_through_and_end_with_a_digest(database: Database, receiver: Receiver) -> None:

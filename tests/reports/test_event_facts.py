@@ -15,12 +15,12 @@ from kekbridge.execution.book import Book
 from kekbridge.model import LimitBreach, OrderStatus, Side, TradingState, Verdict
 from kekbridge.model.admission import Decision
 from kekbridge.model.notifications import render_notification
-from kekbridge.reports.event_facts import event_facts, order_facts
+from kekbridge.reports.event_facts import event_facts, lacks_fills, order_facts
 from kekbridge.store import journal
 from kekbridge.store.database import Database
 from kekbridge.store.settings import ACCOUNT
 from tests.store.factories import NOW, exit_intent, fill, intent, new_alert, status_report
-from tests.stored import book_on, bring, claim, store_alert, store_order
+from tests.stored import book_on, bring, claim, record_fill, store_alert, store_order
 
 
 @pytest.fixture
@@ -109,6 +109,17 @@ def test_a_fill_says_what_it_earned_and_what_is_open(connection: sqlite3.Connect
         "btc-trend: filled buy 0.01 BTC at 65,000: fee 0.29 USDC, position 0.01 BTC long",
         "btc-trend: filled sell 0.01 BTC at 65,000: P&L +12.30 USDC, fee 0.3 USDC, no position left",
     ]
+
+
+def test_the_result_of_a_fill_is_that_of_its_trades(connection: sqlite3.Connection, book: Book) -> None:
+    """A report on the stream says no P&L; until the trades are recorded the result is known to be missing."""
+    order = bring(book, store_order(book, exit_intent()), OrderStatus.FILLED)
+    (event,) = [event for event in journal.list_events(connection) if event.kind == "order_filled"]
+    assert lacks_fills(connection, event)
+    assert texts(connection) == ["default: filled sell 0.01 BTC at 65,000"]
+    record_fill(book, order, side=Side.SELL, realized_pnl=Decimal("-3.456"), fee=Decimal("0.29"))
+    assert not lacks_fills(connection, event)
+    assert texts(connection) == ["default: filled sell 0.01 BTC at 65,000: P&L -3.46 USDC, fee 0.29 USDC"]
 
 
 def test_a_stop_that_travelled_with_its_entry_says_its_own_result(connection: sqlite3.Connection, book: Book) -> None:
