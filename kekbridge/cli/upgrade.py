@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,7 +16,6 @@ from kekbridge.cli.installation import (
     Installation,
     InstallFailed,
     Systemd,
-    call,
     check_program,
     ensure_account,
     ready_status,
@@ -80,17 +80,17 @@ class Upgrade:
         }
 
     def _back_up(self, account: Account) -> Path:
-        """By the old version, which reads its own database and has the key of backups."""
+        """By the old version, which reads its own database and has the key of backups.
+
+        As the service's user: a service that was broken into may have put links into its directory, and root would follow them.
+        """
         directory = self._place.data_dir / "backups"
-        directory.mkdir(mode=0o700, exist_ok=True)
         file = directory / f"before-upgrade-from-{self._old}.zip"
-        program = self._place.directory_of(self._old) / "bin" / NAME
-        done = call([str(program), "backup", str(file), "--data-dir", str(self._place.data_dir)], check=False)
+        run_as(["mkdir", "-m", "700", str(directory)], account)  # unless it is there
+        done = self._run_old(["backup", str(file)], account)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise InstallFailed(f"no backup could be written, nothing was changed: {lines[-1]}")
-        for path in (directory, file):
-            os.chown(path, account.uid, account.gid)
         self._report(f"{self._old}: backup in {file}")
         return file
 
@@ -128,12 +128,10 @@ class Upgrade:
         copies = [path for path in copies_before_migration(data_dir) if path.stat().st_mtime >= self._began]
         if not copies:
             return ", with the database as it is: it was not migrated"
-        packed = data_dir / f"before-{self._old}.zip"
+        packed = self._place.base / f"before-{self._old}.zip"  # where the service can change nothing
         make_unauthenticated(copies[0], packed, now=datetime.fromtimestamp(copies[0].stat().st_mtime, UTC))
         os.chown(packed, account.uid, account.gid)
-        program = self._place.directory_of(self._old) / "bin" / NAME
-        command = [str(program), "restore", str(packed), "--unauthenticated", "--data-dir", str(data_dir)]
-        done = run_as(command, account, typed="y\n", HOME=str(data_dir), TMPDIR="/var/tmp")  # noqa: S108
+        done = self._run_old(["restore", str(packed), "--unauthenticated"], account, typed="y\n")
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise InstallFailed(
@@ -143,3 +141,10 @@ class Upgrade:
         packed.unlink()
         shutil.rmtree(copies[0], ignore_errors=True)
         return ", with the database of before the migration"
+
+    def _run_old(self, arguments: list[str], account: Account, *, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command of the old version on the service's data, with the service's rights."""
+        data_dir = str(self._place.data_dir)
+        program = self._place.directory_of(self._old) / "bin" / NAME
+        command = [str(program), *arguments, "--data-dir", data_dir]
+        return run_as(command, account, typed=typed, HOME=data_dir, TMPDIR="/var/tmp")  # noqa: S108

@@ -131,6 +131,7 @@ def _upgrade(host: Host) -> None:
     """A new version with a migration of its own: a backup first, then the same orders, positions and key."""
     machine, before = host.machine, host.data("webhook", "list")
     host.clone("/root/two", __init__=('"0.1.0"', '"0.2.0"'), store__migrations=_with_table("later"))
+    _follow_no_link(host)
     done = host.program("/root/two", "upgrade", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -142,6 +143,18 @@ def _upgrade(host: Host) -> None:
     assert "later" in _tables(host)
     assert machine.output("kekbridge", "--version").startswith("kekbridge 0.2.0")
     assert "is installed already" in host.program("/root/two", "upgrade").stdout
+
+
+def _follow_no_link(host: Host) -> None:
+    """A service that was broken into gains nothing of root by a link in its directory."""
+    backups, victim, machine = "/var/lib/kekbridge/backups", "/srv/victim", host.machine
+    machine.output("sh", "-c", f"mkdir -m 700 {victim}; rm -rf {backups}; ln -s {victim} {backups}")
+    done = host.program("/root/two", "upgrade")
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert machine.output("stat", "-c", "%U", victim) == "root"
+    assert machine.run("ls", "-A", victim).stdout == ""
+    machine.output("rm", backups)
 
 
 def _roll_back(host: Host) -> None:
