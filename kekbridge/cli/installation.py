@@ -14,6 +14,7 @@ import pwd
 import secrets
 import shlex
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,6 +107,10 @@ class Installation:
         return self.base / "current"
 
     @property
+    def _lock(self) -> Path:
+        return self.base / ".lock"
+
+    @property
     def _record(self) -> Path:
         return self.base / "service.json"
 
@@ -120,13 +125,28 @@ class Installation:
         """Where a version is."""
         return self.base / "versions" / version
 
+    def check_base(self) -> None:
+        """Raise InstallFailed if the program's directory is not an installation's: root runs what is in it, and removes all of it."""
+        try:
+            found = self.base.lstat()
+            is_roots = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            is_ours = is_roots and (self._lock.is_file() or not any(self.base.iterdir()))
+        except FileNotFoundError:
+            return
+        if not is_ours:
+            raise InstallFailed(
+                f"{self.base}: found files that install-systemd did not put there, nothing was changed; move them, for example to"
+                f" {self.base}-old, and run the command again"
+            )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """No other command changes the installation meanwhile. Raises InstallFailed."""
+        self.check_base()
         try:
             self.base.mkdir(mode=0o755, parents=True, exist_ok=True)
             self.base.chmod(0o755)
-            file = os.open(self.base / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            file = os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InstallFailed(f"{self.base} cannot be written: {error.strerror}") from None
         try:

@@ -223,6 +223,7 @@ def uninstall(
             "not_installed", f"no service is installed: neither {place.base} nor {place.units / SERVICE} is there"
         )
     installation.need_root([*_command(), "uninstall", *(["--purge"] if purge else [])])
+    place.check_base()
     kept = [place.data_dir, place.config, *(place.credentials / name for name in ("master-key", "orderly-secret"))]
     kept = [path for path in kept if path.exists()]
     if purge and not yes:
