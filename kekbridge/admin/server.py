@@ -129,11 +129,12 @@ class AdminServer:
             return self._error(request, 421, "use http://127.0.0.1 or http://localhost with this listener's port")
         if is_foreign_origin(request.headers.get("Origin"), request.headers.get("Host", "")):
             return self._error(request, 403, "this request comes from another page")
-        if request.method == "POST" and not is_api(request):
-            await read_form(request)
         if request.path in _PUBLIC_PATHS:
+            await read_form(request)
             return await handler(request)
         if self._has_token(request):
+            if not is_api(request):
+                await read_form(request)
             return await self._handle(request, handler)
         session = self._sessions.find(request.cookies.get(COOKIE), self._service.clock())
         if session is None:
@@ -240,5 +241,6 @@ async def read_form(request: web.Request) -> None:
 
 
 async def _has_form_key(request: web.Request, session: Session) -> bool:
+    await read_form(request)
     given = str((await request.post()).get("key", ""))
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), session.form_key.encode())
