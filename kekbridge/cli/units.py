@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,7 +139,6 @@ def unit_texts(settings: UnitSettings) -> dict[str, str]:
         words += ["--config", unit_word(str(settings.config.absolute()))]
     notify, of_form = _OF_FORM.get(settings.form, ("main", ()))
     loaded = [f"LoadCredentialEncrypted={name}:{CREDENTIALS / name}" for name in settings.credentials]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     service = _SERVICE.format(
         name=NAME,
         notify=notify,
@@ -148,7 +148,7 @@ def unit_texts(settings: UnitSettings) -> dict[str, str]:
         # A program installed below /home must be readable by the service; its data is elsewhere.
         home="read-only" if any(is_in_a_home(path) for path in settings.command) else "yes",
     )
-    return {SERVICE: service, SOCKET: _SOCKET.format(listen=f"{host}:{settings.port}")}
+    return {SERVICE: service, SOCKET: _SOCKET.format(listen=_listen(settings.host, settings.port))}
 
 
 def unit_word(text: str, *, is_program: bool = False) -> str:
@@ -172,6 +172,21 @@ def _program_words(program: str, *arguments: str) -> list[str]:
     if any(sign in program for sign in "\"'\\"):
         return ["/bin/sh", "-c", *map(unit_word, ('exec "$0" "$@"', program, *arguments))]
     return [unit_word(program, is_program=True), *map(unit_word, arguments)]
+
+
+def _listen(host: str, port: int) -> str:
+    """The address as systemd.socket(5) reads it. Raises ConfigError for a name, which systemd does not look up, or a second line."""
+    try:
+        ipaddress.ip_address(host)
+        is_address = host.isprintable()  # also the zone of an IPv6 address
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigError(
+            f"server.host: found {host[:60]!r}, expected an IP address such as 127.0.0.1, as systemd needs it"
+        )
+    escaped = host.replace("%", "%%")
+    return f"[{escaped}]:{port}" if ":" in host else f"{escaped}:{port}"
 
 
 def is_in_a_home(path: str) -> bool:

@@ -47,6 +47,20 @@ def test_no_path_can_add_a_line(text: str) -> None:
         unit_word(text)
 
 
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1\nExecStartPre=/bin/evil", "::1%a\nExecStartPre=/bin/evil", "localhost", "", "/run/x"]
+)
+def test_no_address_can_add_a_line(host: str) -> None:
+    """A command in a socket's unit runs as root. systemd looks up no names, so they are refused before they fail at its start."""
+    with pytest.raises(ConfigError, match=r"server\.host: found .* expected an IP address"):
+        unit_texts(settings(host=host))
+
+
+def test_a_zone_of_an_address_means_itself() -> None:
+    """A percent sign would begin one of systemd's specifiers."""
+    assert "ListenStream=[fe80::1%%h0]:8080\n" in unit_texts(settings(host="fe80::1%h0"))[SOCKET]
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_a_program_with_any_name(tmp_path: Path) -> None:
     """systemd reads the escaped path back: it looks for exactly this file."""
