@@ -149,7 +149,7 @@ def can_run(command: list[str], account: Account, **environment: str) -> bool:
 def run_as(
     command: list[str], account: Account, *, typed: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as another user, with nothing of this one's environment; a command that cannot be started has exit code 126.
+    """Run a command as another user, with nothing of this one's environment and terminal; exit code 126 if it cannot be started.
 
     `typed`: on its stdin.
     """
@@ -161,6 +161,7 @@ def run_as(
             extra_groups=[],
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **environment},
             cwd="/",
+            start_new_session=True,  # else it could type into root's terminal (ioctl TIOCSTI)
             input=typed,
             capture_output=True,
             text=True,

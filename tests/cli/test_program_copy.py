@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kekbridge import __version__
-from kekbridge.cli.program_copy import Account, RunningProgram, can_run
+from kekbridge.cli.program_copy import Account, RunningProgram, can_run, run_as
 
 _NOBODY = Account(65534, 65534)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may run something as another user")
@@ -99,3 +99,13 @@ def test_what_a_user_can_run_is_really_tried(tmp_path: Path) -> None:
         opened = shutil.copy(program, directory)
         assert can_run([str(opened), "0"], _NOBODY)
         assert not can_run([str(opened), "3"], _NOBODY)
+
+
+@needs_root
+def test_another_user_gets_nothing_of_roots_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither root's groups, directory and variables, nor its terminal, into which a program could type commands."""
+    monkeypatch.setenv("SECRET", "1")
+    done = run_as(
+        ["/bin/sh", "-c", "id -G; pwd; echo ${SECRET-none}; (: < /dev/tty) 2>/dev/null || echo no terminal"], _NOBODY
+    )
+    assert done.stdout.split("\n")[:4] == [str(_NOBODY.gid), "/", "none", "no terminal"]
