@@ -15,6 +15,7 @@ from htpy import Renderable
 
 from kekbridge import parsing
 from kekbridge.admin.elements import button
+from kekbridge.admin.replays import FORM_FIELD, Replays
 from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import amount, counted, market
@@ -23,6 +24,9 @@ from kekbridge.ops.trading_operations import BY_HAND, Cancel, Close, ExitsOnly, 
 from kekbridge.store import orders as order_rows
 
 _BY: Final = "web page"
+_REPEATED: Final = (
+    "This form was sent before. It was done once, and this is what came of it then; to do it again, begin at its page."
+)
 _CONFIRMATIONS: Final = {
     "halt": "Stop all trading? Exits that wait are held until you resume. Open positions and their stops at the exchange stay.",
     "reset-peak": "Reset the equity peak to the current equity and resume trading? Drawdowns count from there.",
@@ -36,6 +40,7 @@ class TradingForms:
     def __init__(self, service: AdminService, page: Callable[..., web.Response]) -> None:
         self._service = service
         self._page = page
+        self._replays = Replays(service.clock)
 
     def register(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -62,17 +67,17 @@ class TradingForms:
         what = request.match_info["what"]
         if what not in _CONFIRMATIONS:
             raise web.HTTPNotFound(text="page not found")
-        reason = (
-            [h.input(name="reason", placeholder="Reason, kept in the history", aria_label="Reason", maxlength="200")]
-            if what == "halt"
-            else []
-        )
+        inputs = [self._once()]
+        if what == "halt":
+            inputs.append(
+                h.input(name="reason", placeholder="Reason, kept in the history", aria_label="Reason", maxlength="200")
+            )
         return self._page(
             request,
             "Are you sure?",
             h.p[_CONFIRMATIONS[what]],
             h.div(class_="row")[
-                button(request, f"/trading/{what}", f"Yes, {what.replace('-', ' ')}", *reason, kind="bad"),
+                button(request, f"/trading/{what}", f"Yes, {what.replace('-', ' ')}", *inputs, kind="bad"),
                 h.a(href="/", class_="button")["No"],
             ],
         )
@@ -81,12 +86,13 @@ class TradingForms:
         what = request.match_info["what"]
         run = self._service.operations.run
         if what == "flatten":
-            result = await run(Flatten(by=_BY))
+            result, is_repeated = await self._replays.run_form(await request.post(), lambda: run(Flatten(by=_BY)))
             left = f"{len(result['positionsLeft'])} left, {result['ordersLeft']} orders left."
             halted = "Trading is halted until you resume it." if result["halted"] else "Trading could NOT be halted."
             return self._page(
                 request,
                 "Flat" if result["flat"] else "NOT flat",
+                _repeated(is_repeated),
                 h.p[f"{result['positionsClosed']} positions closed, {left} {halted}"],
                 h.p[result["trouble"]] if result["trouble"] else None,
             )
@@ -128,6 +134,7 @@ class TradingForms:
                     f"Yes, close {market(symbol)}",
                     h.input(type="hidden", name="symbol", value=symbol),
                     h.input(type="hidden", name="mode", value=mode),
+                    self._once(),
                     h.input(
                         name="quantity",
                         placeholder="Quantity in coins",
@@ -146,19 +153,21 @@ class TradingForms:
         quantity, mode = str(form.get("quantity", "")).strip(), str(form.get("mode", ""))
         if mode not in set(MarginMode):
             raise ConfigError(f"mode: found {mode[:40]!r}, expected CROSS or ISOLATED")
-        result = await self._service.operations.run(
-            Close(
-                symbol=str(form.get("symbol", "")),
-                quantity=parsing.number("quantity", quantity) if quantity else None,
-                margin_mode=MarginMode(mode),
-                by=_BY,
-            )
+        operation = Close(
+            symbol=str(form.get("symbol", "")),
+            quantity=parsing.number("quantity", quantity) if quantity else None,
+            margin_mode=MarginMode(mode),
+            by=_BY,
         )
+        result, is_repeated = await self._replays.run_form(form, lambda: self._service.operations.run(operation))
         left = [f"{each['marginMode'].lower()} {each['quantity']}" for each in result["positionsLeft"]]
         return self._page(
             request,
             "Closed" if result["closed"] else "NOT closed",
-            h.p[f"Open in {market(result['symbol'])} now: {', '.join(left) or 'nothing'}."],
+            _repeated(is_repeated),
+            h.p[
+                f"Open in {market(result['symbol'])} {'then' if is_repeated else 'now'}: {', '.join(left) or 'nothing'}."
+            ],
             h.ul[[h.li[_order_line(each)] for each in result["orders"]]],
             h.p[_entries_text(result)] if result["entriesEnded"] or result["entriesLeft"] else None,
             h.p[result["trouble"]] if result["trouble"] else None,
@@ -181,6 +190,7 @@ class TradingForms:
                     "/orders/cancel",
                     "Yes, cancel it",
                     h.input(type="hidden", name="order", value=name),
+                    self._once(),
                     kind="bad",
                 ),
                 h.a(href="/orders", class_="button")["No"],
@@ -189,13 +199,19 @@ class TradingForms:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         form = await request.post()
-        result = await self._service.operations.run(Cancel(order=str(form.get("order", "")), by=_BY))
+        operation = Cancel(order=str(form.get("order", "")), by=_BY)
+        result, is_repeated = await self._replays.run_form(form, lambda: self._service.operations.run(operation))
         return self._page(
             request,
             "Canceled" if result["canceled"] else "NOT canceled",
+            _repeated(is_repeated),
             h.p[f"{_order_line(result)}."],
             h.p[result["error"]] if result["error"] else None,
         )
+
+    def _once(self) -> Renderable:
+        """Field of a form that is done once, however often it is sent."""
+        return h.input(type="hidden", name=FORM_FIELD, value=self._replays.form_key(), autocomplete="off")
 
     def _ask_about_exits(self, request: web.Request, waiting: list[dict[str, Any]], webhook: str) -> web.Response:
         """What becomes of the exits that the halt has held."""
@@ -223,6 +239,10 @@ def _entries_text(result: Mapping[str, Any]) -> str:
     texts = [f"Ended before they were sent: {counted(ended, 'entry', 'entries')}." if ended else ""]
     texts += [f"May still open a position: {counted(left, 'entry', 'entries')}, listed under Orders." if left else ""]
     return " ".join(text for text in texts if text)
+
+
+def _repeated(is_repeated: bool) -> Renderable | None:
+    return h.p(class_="notice warning", role="status")[_REPEATED] if is_repeated else None
 
 
 def _order_line(order: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from datetime import timedelta
@@ -165,6 +166,41 @@ async def test_a_position_is_closed_and_an_order_canceled_by_form(browser: Brows
     assert (status, "<h1>Canceled</h1>" in text) == (200, True)
     assert await bridge.daemon.exchange.open_orders() == ()
     assert link not in await browser.page("/orders")
+
+
+async def test_a_form_that_moves_money_is_done_once(browser: Browser) -> None:
+    """However often it is sent: by a double click, "back", or loading the result again. An old one, or with other entries: nothing."""
+    key, bridge = await browser.log_in(), browser.bridge
+    await bridge.send(quantity="0.2")
+    await bridge.until_settled()
+
+    async def opened(path: str) -> dict[str, str]:
+        found = re.search(r'name="once" value="([^"]+)"', await browser.page(path))
+        assert found is not None
+        return {"key": key, "once": found[1]}
+
+    page = f"/positions/close?symbol={BTC}&mode=CROSS"
+    form = await opened(page) | {"symbol": BTC, "mode": "CROSS", "quantity": "0.05"}
+    answers = [*await asyncio.gather(*(browser.post("/positions/close", **form) for _ in range(3)))]
+    answers.append(await browser.post("/positions/close", **form))
+    assert all(status == 200 and "cross 0.15" in text for status, text in answers)
+    assert sum("was sent before" in text for _, text in answers) == 3
+    assert await bridge.position() == Decimal("0.15")
+    status, text = await browser.post("/positions/close", **form | {"quantity": "0.1"})
+    assert (status, "sent before with other entries" in text) == (409, True)
+    await browser.post("/positions/close", **form | await opened(page))
+    assert await bridge.position() == Decimal("0.10")
+
+    form = await opened("/confirm/flatten")
+    assert "<h1>Flat</h1>" in (await browser.post("/trading/flatten", **form))[1]
+    await browser.post("/trading/resume", key=key)
+    await bridge.send(quantity="0.2", alertId="later")
+    await bridge.until_settled()
+    assert "was sent before" in (await browser.post("/trading/flatten", **form))[1]
+    assert await bridge.position() == Decimal("0.2")
+    for wrong in ("1.old", "x.y", "²³.y"):
+        assert (await browser.post("/trading/flatten", key=key, once=wrong))[0] == 409
+    assert await bridge.position() == Decimal("0.2")
 
 
 async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
