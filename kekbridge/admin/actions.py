@@ -7,6 +7,7 @@ operations that the command line runs, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 import htpy as h
@@ -14,11 +15,12 @@ from aiohttp import web
 from htpy import Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.elements import button
+from kekbridge.admin.elements import button, gain
 from kekbridge.admin.replays import FORM_FIELD, Replays
 from kekbridge.admin.service import AdminService
+from kekbridge.admin.trading_pages import round_price
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import amount, counted, market
+from kekbridge.formatting import amount, counted, market, money, position_side
 from kekbridge.model import MarginMode, TradingState
 from kekbridge.ops.trading_operations import BY_HAND, Cancel, Close, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
 from kekbridge.store import orders as order_rows
@@ -69,9 +71,7 @@ class TradingForms:
             raise web.HTTPNotFound(text="page not found")
         inputs = [self._once()]
         if what == "halt":
-            inputs.append(
-                h.input(name="reason", placeholder="Reason, kept in the history", aria_label="Reason", maxlength="200")
-            )
+            inputs.append(h.label["Reason, kept in the history", h.input(name="reason", maxlength="200")])
         return self._page(
             request,
             "Are you sure?",
@@ -123,10 +123,13 @@ class TradingForms:
     async def _confirm_close(self, request: web.Request) -> web.Response:
         symbol, mode = request.query.get("symbol", ""), request.query.get("mode", "")
         named = f"{mode.lower()} {market(symbol)}"
+        account = self._service.live()["account"] or {"positions": ()}
+        held = next((one for one in account["positions"] if (one["symbol"], one["marginMode"]) == (symbol, mode)), None)
         return self._page(
             request,
             "Are you sure?",
-            h.p[f"Close the {named} position with market orders? Leave the quantity empty to close all of it."],
+            h.p[f"Close the {named} position with market orders?"],
+            h.p[_position_line(held)] if held is not None else None,
             h.div(class_="row")[
                 button(
                     request,
@@ -135,13 +138,10 @@ class TradingForms:
                     h.input(type="hidden", name="symbol", value=symbol),
                     h.input(type="hidden", name="mode", value=mode),
                     self._once(),
-                    h.input(
-                        name="quantity",
-                        placeholder="Quantity in coins",
-                        aria_label="Quantity in coins",
-                        maxlength="40",
-                        inputmode="decimal",
-                    ),
+                    h.label[
+                        "Quantity (empty: all of it)",
+                        h.input(name="quantity", maxlength="40", inputmode="decimal", autocomplete="off"),
+                    ],
                     kind="bad",
                 ),
                 h.a(href="/positions", class_="button")["No"],
@@ -177,7 +177,9 @@ class TradingForms:
         name = request.query.get("order", "")
         order = await self._service.database.read(order_rows.get, name)
         kind = order.intent.order_type.value.replace("_", " ")
-        asked = f"Cancel the {kind} order: {order.intent.side.value.lower()} {amount(order.intent.quantity)} {market(order.intent.symbol)}?"
+        side, price = order.intent.side.value.lower(), order.intent.limit_price or order.intent.trigger_price
+        at = "" if price is None else f" at {money(price)}"
+        asked = f"Cancel the {kind} order: {side} {amount(order.intent.quantity)} {market(order.intent.symbol)}{at}?"
         protects = "It protects a position, which keeps no other stop." if order.is_protective else None
         return self._page(
             request,
@@ -243,6 +245,21 @@ def _entries_text(result: Mapping[str, Any]) -> str:
 
 def _repeated(is_repeated: bool) -> Renderable | None:
     return h.p(class_="notice warning", role="status")[_REPEATED] if is_repeated else None
+
+
+def _position_line(position: Mapping[str, Any]) -> Renderable:
+    """`Long 1 ETH, entry 1,800, mark 3,160, P&L +1,360.00 USDC.`, from a position of the live state."""
+    quantity = Decimal(position["quantity"])
+    side = position_side(quantity, position["marginMode"]).capitalize()
+    parts = [
+        f"{side} {amount(abs(quantity))} {market(position['symbol'])}",
+        f"entry {money(round_price(position['entry']))}",
+    ]
+    if position["mark"] is not None:
+        parts.append(f"mark {money(Decimal(position['mark']))}")
+    if position["unrealizedPnl"] is None:
+        return h.fragment[f"{', '.join(parts)}."]
+    return h.fragment[f"{', '.join(parts)}, P&L ", gain(Decimal(position["unrealizedPnl"])), " USDC."]
 
 
 def _order_line(order: Mapping[str, Any]) -> str:

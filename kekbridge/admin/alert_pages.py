@@ -13,8 +13,10 @@ from aiohttp import web
 from htpy import Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.elements import moment_element, select, status, table
+from kekbridge.admin.elements import long_name, moment_element, select, status, table, with_code
+from kekbridge.admin.fields import in_labels
 from kekbridge.admin.service import AdminService, alert_data
+from kekbridge.admin.webhook_settings import LABELS
 from kekbridge.formatting import market, moment, to_jsonable
 from kekbridge.store import alerts, rejected_requests, webhooks
 from kekbridge.webhooks.registry import perp_symbol
@@ -127,10 +129,10 @@ def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
     return (
         moment_element(datetime.fromisoformat(one["receivedAt"]), now),
         h.a(href=f"/log/{one['id']}")[one["id"][:13]],
-        one["webhook"],
+        long_name(one["webhook"]),
         requested,
         status(one["status"]),
-        ": ".join(part for part in (one["code"], one["error"]) if part),
+        _why(one["code"], one["error"]),
     )
 
 
@@ -157,16 +159,22 @@ def _repeat_row(one: alerts.Repeat, now: datetime) -> tuple[object, ...]:
     return (
         moment_element(one.at, now),
         first,
-        one.webhook_name,
+        long_name(one.webhook_name),
         requested,
         status(one.status),
-        f"{one.code}: {one.error}",
+        _why(one.code, one.error),
     )
+
+
+def _why(code: str | None, error: str | None) -> Renderable | None:
+    """The code and its text, in the words of the pages."""
+    text = ": ".join(part for part in (code, error) if part)
+    return with_code(in_labels(text, LABELS)) if text else None
 
 
 def _rejected_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:
     times = f"{one.count} x " if one.count > 1 else ""
-    why = f"{one.code}: {times}from {one.remote}: {one.error}"
+    why = _why(one.code, f"{times}from {one.remote}: {one.error}")
     return moment_element(one.last_at, now), None, None, None, status("refused"), why
 
 

@@ -338,9 +338,16 @@
     building = setTimeout(() => build(form), 250);
   });
 
-  // A form with `data-unsaved` asks before its changes are lost.
+  // A form with `data-unsaved` asks before its changes are lost. A double click sends a form once.
+  const sent = new WeakSet();
   document.addEventListener("submit", (event) => {
-    if ("unsaved" in event.target.dataset) event.target.dataset.unsaved = "";
+    const form = event.target;
+    if (form.method === "post") {
+      if (sent.has(form)) { event.preventDefault(); return; }
+      sent.add(form);
+      setTimeout(() => sent.delete(form), 3000); // a download leaves the page as it is
+    }
+    if ("unsaved" in form.dataset) form.dataset.unsaved = "";
   });
   addEventListener("beforeunload", (event) => {
     if (document.querySelector("form[data-unsaved=changed]")) event.preventDefault();

@@ -5,10 +5,11 @@ htpy escapes every text and attribute, so that outside text cannot become markup
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
+from typing import Any
 
 import htpy as h
 from aiohttp import web
@@ -51,7 +52,8 @@ def table(
 
 def _cell(title: str, place: str | None, value: object) -> Renderable:
     kind = "nothing" if value in (None, "") else "number" if isinstance(value, Decimal) else ""
-    shown = money(value) if isinstance(value, Decimal) else _shown(value)
+    is_blank = not title and kind == "nothing"  # no button in this row
+    shown = money(value) if isinstance(value, Decimal) else None if is_blank else _shown(value)
     classes = " ".join(name for name in (place, kind, "" if title else "buttons") if name)
     return h.td(class_=classes or None, data_label=title or None if place is None else None)[shown]
 
@@ -88,6 +90,20 @@ def gain(value: Decimal | None) -> Renderable:
     return h.span(class_="good" if value > 0 else "bad")[text]
 
 
+def long_name(text: str | None) -> Renderable | None:
+    """A name of up to 64 characters, which wraps in a table instead of taking the room of the other columns."""
+    return h.span(class_="wrap")[text] if text else None
+
+
+def closed_state(scope: Mapping[str, Any]) -> Renderable:
+    """What a scope of reports/limits.py accepts instead of everything, until when, and why."""
+    name = str(scope["state"]).replace("_", " ")
+    if scope["until"] is None:
+        return h.fragment[name, f": {scope['reason']}" if scope["reason"] else None]
+    until = scope["until"] if isinstance(scope["until"], datetime) else datetime.fromisoformat(scope["until"])
+    return h.fragment[name, " until ", moment_element(until), f": {scope['reason'].partition(', until ')[0]}"]
+
+
 def select(name: str, chosen: str, options: Iterable[tuple[str, str]]) -> Renderable:
     """A drop-down list of (value, label)."""
     elements = [h.option(value=value, selected=value == chosen)[label] for value, label in options]
@@ -105,7 +121,9 @@ def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Renderable
             h.rect(width="100", height="6", class_="free"),
             h.rect(width=f"{part:.1f}", height="6", class_="full" if part >= 90 else "used"),
         ]
-    return h.div(class_="limit")[h.b[name], h.span[f"{used} of {limit}"], filled]
+    counted, _, besides = used.partition(" and ")
+    text = f"{counted} of {limit}, and {besides}" if besides else f"{used} of {limit}"
+    return h.div(class_="limit")[h.b[name], h.span[text], filled]
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> Renderable:

@@ -16,9 +16,11 @@ from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_pages import alert_row, alert_table
 from kekbridge.admin.charts import equity_chart
 from kekbridge.admin.checklist import ChecklistForms
-from kekbridge.admin.elements import button, gain, gauge, moment_element, status, with_code
+from kekbridge.admin.elements import button, closed_state, gain, gauge, moment_element, status, with_code
+from kekbridge.admin.fields import in_labels
 from kekbridge.admin.service import AdminService, alert_data, conditions_in_force
 from kekbridge.admin.trading_pages import orders_table, positions_table
+from kekbridge.admin.webhook_settings import LABELS
 from kekbridge.config import Settings
 from kekbridge.formatting import to_jsonable, used_share
 from kekbridge.model import EquityMark, Order, TradingState
@@ -145,8 +147,8 @@ def _trading_state(request: web.Request, live: Mapping[str, Any], scopes: Sequen
 def _closed(request: web.Request, scope: Mapping[str, Any]) -> Renderable:
     """A scope that does not accept everything: until when and why, and what opens it again."""
     name = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
-    reason = f", {scope['reason']}" if scope["reason"] and scope["reason"] not in scope["stateText"] else ""
-    text = h.p[h.b[name], f": {scope['stateText']}{reason}. To open it: ", with_code(scope["stateFix"]), "."]
+    fix = with_code(in_labels(scope["stateFix"], LABELS))
+    text = h.p[h.b[name], ": ", closed_state(scope), ". To open it: ", fix, "."]
     if scope["scope"] == "account":  # its button is among the controls
         return text
     named = h.input(type="hidden", name="webhook", value=scope["name"])
@@ -171,7 +173,7 @@ def _limits(scopes: Iterable[Mapping[str, Any]]) -> Renderable:
     """The used limits of the account, and those of webhooks that are half used; all of them are on the risk page."""
     bars = [
         gauge(
-            one["name"] if scope["scope"] == "account" else f"{scope['name']}: {one['name']}",
+            one["name"] if scope["scope"] == "account" else f"{one['name']} ({scope['name']})",
             one["used"],
             one["limit"],
             used_share(one["used"], one["limit"]),

@@ -15,7 +15,8 @@ from htpy import Node
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_detail import AlertDetailPage
 from kekbridge.admin.alert_pages import AlertPages
-from kekbridge.admin.elements import button, gauge, pairs, status
+from kekbridge.admin.elements import button, closed_state, gauge, pairs, status, with_code
+from kekbridge.admin.fields import in_labels
 from kekbridge.admin.history_pages import HistoryPages
 from kekbridge.admin.key_pages import KeyPages
 from kekbridge.admin.notification_pages import NotificationPages
@@ -25,7 +26,9 @@ from kekbridge.admin.statistics_page import StatisticsPage
 from kekbridge.admin.system_pages import SystemPages
 from kekbridge.admin.trading_pages import TradingPages
 from kekbridge.admin.webhook_pages import WebhookPages
-from kekbridge.formatting import money, used_share
+from kekbridge.admin.webhook_settings import LABELS
+from kekbridge.formatting import used_share
+from kekbridge.model import TradingState
 from kekbridge.reports import limits
 
 
@@ -65,8 +68,9 @@ class Pages:
         for scope in shown["scopes"]:
             title = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
             parts.append(h.h2[title, " ", status(scope["state"])])
-            if scope["reason"]:
-                parts.append(h.p[scope["reason"]])
+            if scope["state"] != TradingState.RUNNING:
+                fix = with_code(in_labels(scope["stateFix"], LABELS))
+                parts.append(h.p[closed_state(scope), ". To open it: ", fix, "."])
             if scope["scope"] != "account" and scope["state"] != "running":
                 named = h.input(type="hidden", name="webhook", value=scope["name"])
                 parts.append(button(request, "/trading/resume", "Resume entries", named))
@@ -76,9 +80,10 @@ class Pages:
                 if one.used
             ]
             parts.append(h.div(class_="limits")[used])
-            parts.append(pairs([(one.name, one.limit) for one in scope["limits"] if not one.used]))
-        if shown["equityPeak"] is not None:
-            peak = money(Decimal(str(shown["equityPeak"])))
-            reset = h.a(href="/confirm/reset-peak", class_="button")["Reset…"]
-            parts.append(h.p(class_="row")[f"Equity peak that drawdowns are measured from: {peak} USDC ", reset])
+            unused = [(one.name[:1].upper() + one.name[1:], one.limit) for one in scope["limits"] if not one.used]
+            parts.append(pairs(unused))
+            if scope["scope"] == "account" and shown["equityPeak"] is not None:
+                peak = f"{Decimal(str(shown['equityPeak'])):,.2f}"
+                reset = h.a(href="/confirm/reset-peak", class_="button")["Reset…"]
+                parts.append(h.p(class_="row")[f"Equity peak that drawdowns are measured from: {peak} USDC ", reset])
         return self.page(request, "Risk", *parts)

@@ -99,7 +99,9 @@ class SystemPages:
         return self._page(
             request,
             "Doctor",
-            h.p["Checks the whole installation, from the settings to the way from TradingView. It changes nothing."],
+            h.p[
+                "Checks the whole installation, from the settings to reachability from TradingView. It changes nothing."
+            ],
             button(request, "/doctor", "Run the checks"),
             h.p(class_="dim")["It takes some seconds."],
         )

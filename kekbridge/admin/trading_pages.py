@@ -92,9 +92,9 @@ def positions_table(account: Mapping[str, Any] | None) -> Renderable:
             position_side(Decimal(one["quantity"]), one["marginMode"]),
             abs(Decimal(one["quantity"])),
             gain(_number(one["unrealizedPnl"])),
-            _named("entry", _DIGITS.plus(Decimal(one["entry"]))),
+            _named("entry", round_price(one["entry"])),
             _named("mark", _number(one["mark"])),
-            _named("liquidation", None if one["liquidation"] is None else _DIGITS.plus(Decimal(one["liquidation"]))),
+            _named("liquidation", None if one["liquidation"] is None else round_price(one["liquidation"])),
             h.a(href=f"/positions/close?{urlencode({'symbol': one['symbol'], 'mode': one['marginMode']})}")["Close…"],
         )
         for one in held
@@ -103,6 +103,11 @@ def positions_table(account: Mapping[str, Any] | None) -> Renderable:
     places = ("first", "first", "first", "first", "", "", "", "")
     keys = [f"position-{one['symbol']}-{one['marginMode']}" for one in held]
     return table(titles, rows, empty="No open positions.", keys=keys, phone=places)
+
+
+def round_price(text: str) -> Decimal:
+    """A calculated price without the digits that only its division made."""
+    return _DIGITS.plus(Decimal(text))
 
 
 def _held(account: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:

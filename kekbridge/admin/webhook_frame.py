@@ -10,7 +10,7 @@ import htpy as h
 from aiohttp import web
 from htpy import Node, Renderable
 
-from kekbridge.admin.elements import button, form_key
+from kekbridge.admin.elements import button, form_key, moment_element
 from kekbridge.admin.fields import Field, field_element
 from kekbridge.admin.service import AdminService
 from kekbridge.model import Webhook
@@ -82,8 +82,12 @@ def state_element(summary: WebhookSummary) -> Renderable:
     name, _, reason = summary.state.partition(" (")
     is_closed = summary.webhook.enabled and summary.state != "enabled"
     kind = "exits_only" if name.startswith("exits only") else name
-    return h.span[
-        h.span(class_=f"status {kind}")[name],
+    until = summary.control.until
+    shown: Node = name
+    if is_closed and until is not None:
+        shown = h.fragment["exits only until ", moment_element(until, until)]  # within a day
+    return h.span(class_="wrap")[
+        h.span(class_=f"status {kind}")[shown],
         [f" {reason.removesuffix(')')} ", h.a(href="/risk")["Risk"]] if is_closed else None,
     ]
 

@@ -12,7 +12,7 @@ from typing import Final
 import htpy as h
 from aiohttp import web
 
-from kekbridge.admin.elements import button, table
+from kekbridge.admin.elements import button, long_name, table
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.webhook_activity import ActivityTab
 from kekbridge.admin.webhook_alert import AlertTab
@@ -63,7 +63,7 @@ class WebhookPages:
         found = await self._service.database.read(webhook_summary.read_all, now=now)
         rows = [
             (
-                h.a(href=path_of(one.webhook))[one.webhook.name],
+                h.a(href=path_of(one.webhook))[long_name(one.webhook.name)],
                 state_element(one),
                 webhook_summary.markets_text(one.webhook),
                 webhook_summary.largest_order_text(one.webhook),

@@ -108,7 +108,7 @@ def _rate_line(use: RateUse) -> LimitLine:
     return LimitLine(
         name=f"alerts {window}",
         limit=f"{use.limit:,}",
-        used=f"{use.used:,}" + (f" and {use.exits:,} exits" if use.exits else ""),
+        used=f"{use.used:,}" + (f" and {use.exits:,} exit{'' if use.exits == 1 else 's'}" if use.exits else ""),
         left=f"{max(use.limit - use.used, 0):,}",
         resets=f"each after {window}",
     )

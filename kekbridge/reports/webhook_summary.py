@@ -7,7 +7,7 @@ from datetime import UTC, datetime, tzinfo
 
 from msgspec import Struct
 
-from kekbridge.formatting import amount, market
+from kekbridge.formatting import amount, market, money
 from kekbridge.model import Webhook
 from kekbridge.reports.states import state_fix, state_text
 from kekbridge.store import alerts, settings, webhooks
@@ -72,5 +72,5 @@ def largest_order_text(webhook: Webhook) -> str | None:
     """The limits of one order: in coins, in USDC, or both; None without one."""
     limits = webhook.settings.limits
     coins = None if limits.max_order_size is None else amount(limits.max_order_size)
-    value = None if limits.max_notional is None else f"{amount(limits.max_notional)} USDC"
+    value = None if limits.max_notional is None else f"{money(limits.max_notional)} USDC"
     return ", ".join(text for text in (coins, value) if text) or None

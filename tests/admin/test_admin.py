@@ -149,7 +149,9 @@ async def test_a_position_is_closed_and_an_order_canceled_by_form(browser: Brows
     _, resting = await bridge.send(orderType="limit", limitPrice="60000")
     link = f"/positions/close?symbol={BTC}&amp;mode=CROSS"
     assert link in await browser.page("/positions")
-    assert "Close the cross BTC position" in await browser.page(link.replace("&amp;", "&"))
+    asked = await browser.page(link.replace("&amp;", "&"))
+    assert "Close the cross BTC position" in asked
+    assert "Long 0.2 BTC, entry 65," in asked
     named = {"key": key, "symbol": BTC, "mode": "CROSS"}
     status, text = await browser.post("/positions/close", **named, quantity="0.05")
     assert (status, "<h1>Closed</h1>" in text, "cross 0.15" in text) == (200, True, True)
@@ -161,7 +163,7 @@ async def test_a_position_is_closed_and_an_order_canceled_by_form(browser: Brows
     assert resting["clientOrderId"] in await browser.page("/orders")
     link = f"/orders/cancel?order={resting['clientOrderId']}"
     assert link in await browser.page("/orders")
-    assert "Cancel the limit order: buy 0.01 BTC?" in await browser.page(link)
+    assert "Cancel the limit order: buy 0.01 BTC at 60,000?" in await browser.page(link)
     status, text = await browser.post("/orders/cancel", key=key, order=resting["clientOrderId"])
     assert (status, "<h1>Canceled</h1>" in text) == (200, True)
     assert await bridge.daemon.exchange.open_orders() == ()

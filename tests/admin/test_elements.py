@@ -8,7 +8,7 @@ from decimal import Decimal
 import htpy as h
 import pytest
 
-from kekbridge.admin.elements import gain, moment_element, pairs, status, table
+from kekbridge.admin.elements import closed_state, gain, moment_element, pairs, status, table
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,24 @@ def test_cells_show_values_by_their_type() -> None:
     assert '<time datetime="2026-11-29T08:05:03.250Z">2026-11-29 08:05:03 UTC</time>' in made
     assert '<td data-label="Name"><b>bold</b></td>' in made
     assert '<td class="nothing" data-label="Why">-</td>' in made
+
+
+def test_a_row_without_a_button_shows_nothing_in_its_place() -> None:
+    """A dash below no title would be read as a value."""
+    assert '<td class="nothing buttons"></td>' in str(table(("Name", ""), [("a", None)], empty=""))
+
+
+def test_a_closed_scope_names_its_end_as_a_time() -> None:
+    """The script shows the end in the viewer's zone, so the reason does not repeat it in UTC."""
+    scope = {
+        "state": "exits_only",
+        "until": "2026-11-30T00:00:00.000Z",
+        "reason": "limit used up, until 2026-11-30 00:00 UTC",
+    }
+    made = str(closed_state(scope))
+    assert made.startswith('exits only until <time datetime="2026-11-30T00:00:00.000Z">')
+    assert made.endswith("</time>: limit used up")
+    assert str(closed_state({"state": "halted", "until": None, "reason": "by hand"})) == "halted: by hand"
 
 
 def test_a_time_of_today_is_short() -> None:

@@ -415,7 +415,7 @@ def test_the_default_largest_order_is_a_value(run: Any, data_dir: Path) -> None:
     limits = stored_settings(data_dir, "two").limits
     assert (limits.max_notional, limits.max_order_size) == (None, Decimal(1000))
     listed = run("webhook", "list").out
-    assert "10000 USDC" in listed
+    assert "10,000 USDC" in listed
     assert "1000" in listed
 
 

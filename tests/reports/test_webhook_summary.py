@@ -25,9 +25,9 @@ def limited(**limits: object) -> Webhook:
     ("webhook", "markets", "largest"),
     [
         (limited(max_notional=None), "any", None),
-        (limited(allowed_symbols=("PERP_BTC_USDC", "PERP_ETH_USDC")), "BTC, ETH", "10000 USDC"),
+        (limited(allowed_symbols=("PERP_BTC_USDC", "PERP_ETH_USDC")), "BTC, ETH", "10,000 USDC"),
         (limited(allowed_symbols=(), max_order_size=Decimal("0.5"), max_notional=None), "none", "0.5"),
-        (limited(max_order_size=Decimal("0.5")), "any", "0.5, 10000 USDC"),
+        (limited(max_order_size=Decimal("0.5")), "any", "0.5, 10,000 USDC"),
     ],
 )
 def test_limits_in_a_line(webhook: Webhook, markets: str, largest: str | None) -> None:
