@@ -38,7 +38,7 @@ class ChecklistForms:
         steps = [
             _step(title, is_done=is_done, todo=todo)
             for title, is_done, todo in (
-                ("Try an order", found.has_traded, self._trying(request)),
+                ("Try an order", found.has_traded, self._trying(request, found)),
                 ("Connect TradingView", found.is_connected, _connecting(found)),
                 ("Set limits", found.has_limits, _limiting(found)),
                 ("Be notified", found.is_notified, h.a(href="/notifications")["Add a channel"]),
@@ -50,11 +50,12 @@ class ChecklistForms:
             button(request, "/checklist/dismiss", "Do not show this again"),
         ]
 
-    def _trying(self, request: web.Request) -> Node:
+    def _trying(self, request: web.Request, found: Checklist) -> Node:
         if self._service.settings.mode is not Mode.PAPER:
-            return h.fragment[
-                "Send a small one: ", h.code["kekbridge webhook test NAME --dry-run"], " decides without sending."
-            ]
+            if found.webhook_id is None:
+                return h.a(href="/webhooks/new")["Create a webhook"]
+            link = h.a(href=f"/webhooks/{found.webhook_id}/test")["Test a message"]
+            return h.fragment[link, " without sending it, then send a small one from TradingView."]
         return button(request, _TRY, "Buy the smallest size on paper")
 
     async def _try(self, request: web.Request) -> web.Response:

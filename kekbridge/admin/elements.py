@@ -31,7 +31,7 @@ def table(
     """Build a table. On a phone each row becomes a card with the titles before the values, unless the table is slim.
 
     `keys`: an id for each row, by which the script finds it again. `phone`: where each column is on a phone instead of in a card,
-    "first" line, "second" line or "off".
+    "first" line, "second" line or "off"; the latter is left out on a small tablet, too.
     """
     places = phone or (None,) * len(titles)
     body = [
@@ -43,7 +43,13 @@ def table(
     if not body:
         return h.p(class_="dim")[empty]
     # A column of buttons has no title; an empty th would be read as one.
-    head = h.tr[[h.th(scope="col")[title] if title else h.td for title in titles]]
+    columns = zip_longest(titles, phone)
+    head = h.tr[
+        [
+            h.th(scope="col", class_="off" if place == "off" else None)[title] if title else h.td
+            for title, place in columns
+        ]
+    ]
     kind = "lines" if phone else "" if is_slim else "cards"
     return h.div(class_=f"wide {kind}".strip(), tabindex="0" if is_slim else None)[
         h.table[h.thead[head], h.tbody[body]]

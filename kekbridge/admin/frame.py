@@ -16,6 +16,7 @@ from htpy import Node, Renderable
 
 from kekbridge.admin.auth import SESSION, SINCE
 from kekbridge.admin.elements import form_key
+from kekbridge.model import Mode
 
 #: The menu; on a phone the first four and the rest under "More".
 MENU: Final = (
@@ -87,7 +88,9 @@ def origin_page(request: web.Request) -> str:
 class Frame:
     """Renders whole pages and serves the files of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: Mode) -> None:
+        """`mode`: shown in the head of every page, so that real money is never taken for practice."""
+        self._mode = mode
         own = files("kekbridge.admin")
         self._assets = {name: own.joinpath(name).read_bytes() for name in _TYPES}
         # A new version has other addresses, so that browsers may keep these files.
@@ -124,7 +127,7 @@ class Frame:
                 h.noscript[h.meta(http_equiv="refresh", content=_REFRESH_S)] if is_live else None,
             ],
             h.body(data_after=None if request is None else request.get(SINCE))[
-                None if request is None else _header(request),
+                None if request is None else _header(request, self._mode),
                 h.main(id="main", tabindex="-1")[h.h1[title], content],
             ],
         ]
@@ -181,7 +184,7 @@ def _charset(name: str) -> str | None:
     return None if name.endswith(".png") else "utf-8"
 
 
-def _header(request: web.Request) -> Renderable:
+def _header(request: web.Request, mode: Mode) -> Renderable:
     log_out = None
     if SESSION in request:
         log_out = h.form(method="post", action="/logout")[form_key(request), h.button["Log out"]]
@@ -201,7 +204,7 @@ def _header(request: web.Request) -> Renderable:
     return h.fragment[
         h.a(class_="skip", href="#main")["Skip to the content"],
         h.header[
-            h.a(class_="brand", href="/")["kekbridge"],
+            h.a(class_="brand", href="/")["kekbridge ", h.span(class_=f"status {mode.value}")[mode.value]],
             h.nav(aria_label="Pages")[
                 h.ul[_links(request, MENU[:_ON_PHONE])], h.ul(class_="desk")[_links(request, MENU[_ON_PHONE:])], more
             ],

@@ -136,7 +136,6 @@ def _trading_state(request: web.Request, live: Mapping[str, Any], scopes: Sequen
     return h.div(class_="state banner")[
         h.p(class_="row")[
             status(scopes[0]["state"]),
-            status(live["mode"]),
             h.span(class_="good" if ready["ready"] else "bad")["ready" if ready["ready"] else f"not ready{detail}"],
             h.span(class_="good" if is_live else "bad")["stream live" if is_live else "stream down"],
         ],

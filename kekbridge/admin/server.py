@@ -73,7 +73,7 @@ class AdminServer:
         app.router.add_get(SIGN_IN_PATH, self._sign_in)
         app.router.add_post("/logout", self._logout)
         Api(service).register(app.router)
-        self._frame = Frame()
+        self._frame = Frame(service.settings.mode)
         self._frame.register(app.router)
         Pages(service, self._frame.page).register(app.router)
         self._streams = EventStreams(service.database, service.live_state)

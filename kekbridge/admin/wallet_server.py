@@ -45,7 +45,7 @@ class WalletServer:
         self._cookie = secrets.token_urlsafe(32)
         self._session = Session(secrets.token_urlsafe(32), clock() + _LIFE)
         self._done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._frame = Frame()
+        self._frame = Frame(mode)
         self._registration = WalletRegistration(
             run, self._venue, self._next_steps, clock=clock, link=None, on_registered=self._finish
         )

@@ -44,6 +44,13 @@ def test_a_row_without_a_button_shows_nothing_in_its_place() -> None:
     assert '<td class="nothing buttons"></td>' in str(table(("Name", ""), [("a", None)], empty=""))
 
 
+def test_a_column_that_small_screens_leave_out_is_left_out_with_its_title() -> None:
+    """Otherwise the titles would be above other columns."""
+    made = str(table(("Market", "Filled"), [("BTC", "1")], empty="", phone=("first", "off")))
+    assert '<th scope="col">Market</th><th scope="col" class="off">Filled</th>' in made
+    assert '<td class="off">1</td>' in made
+
+
 def test_a_closed_scope_names_its_end_as_a_time() -> None:
     """The script shows the end in the viewer's zone, so the reason does not repeat it in UTC."""
     scope = {

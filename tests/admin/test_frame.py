@@ -132,3 +132,11 @@ async def test_pages_without_a_script_load_themselves_again(browser: Browser) ->
         assert '<noscript><meta http-equiv="refresh" content="15"></noscript>' in await browser.page(path)
     for path in ("/log?before=2026-01-01T00:00:00%2B00:00", "/orders?before=1", "/webhooks"):
         assert "http-equiv" not in await browser.page(path)
+
+
+async def test_every_page_names_the_mode(browser: Browser) -> None:
+    """Real money is never taken for practice, whatever page is open."""
+    await browser.log_in()
+    for path in ("/", "/log", "/webhooks", "/nope"):
+        page = await browser.page(path, 404 if path == "/nope" else 200)
+        assert '<span class="status paper">paper</span>' in page, path

@@ -303,6 +303,10 @@ async def test_trading_controls(visit: Visit) -> None:
     assert visit.trading() is TradingState.RUNNING
     await page.press("a[href='/confirm/flatten']")
     assert await visit.bridge.position() != 0
+    submit = "(() => { const sent = new Event('submit', {bubbles: true, cancelable: true});"
+    submit += " document.querySelector('main form').dispatchEvent(sent); return sent.defaultPrevented; })()"
+    assert [await page.evaluate(submit), await page.evaluate(submit)] == [False, True]  # a double click sends once
+    await visit.goto("/confirm/flatten")
     await page.press("form[action='/trading/flatten'] button")
     assert await page.text("h1") == "Flat"
 
