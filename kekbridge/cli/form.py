@@ -15,6 +15,13 @@ EXECUTABLE: Final = "one-file executable"
 ZIPAPP: Final = "zipapp"
 
 _LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
+# Certificates of authorities: Debian and Alpine, Fedora, SUSE, FreeBSD and Arch.
+_CERTIFICATES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 
 
 def form() -> str:
@@ -34,10 +41,20 @@ def _archive() -> Path | None:
     return None if archive is None else Path(str(archive)).absolute()
 
 
-def restore_library_path() -> None:
-    """Undo what the executable's loader did to LD_LIBRARY_PATH: systemctl, a pager or a mailer must not load the executable's libraries."""
+def prepare_executable() -> None:
+    """Set the executable's environment for this machine; nothing for the other forms.
+
+    LD_LIBRARY_PATH is as before its loader changed it: systemctl, a pager or a mailer must not load the executable's libraries. OpenSSL,
+    which looks for certificates where the machine that built it has them, finds those of this one, else those that are packed.
+    Time zones are packed, too, for a machine without any.
+    """
     if form() != EXECUTABLE:
         return
+    unpacked = Path(str(getattr(sys, "_MEIPASS", "/")))
+    sys.path.append(str(unpacked / "tzdata.zip"))
+    if not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & os.environ.keys():
+        packed = str(unpacked / "certifi" / "cacert.pem")
+        os.environ["SSL_CERT_FILE"] = next((path for path in _CERTIFICATES if os.path.isfile(path)), packed)
     before = os.environ.pop(f"{_LIBRARY_PATH}_ORIG", None)
     os.environ.pop(_LIBRARY_PATH, None)
     if before is not None:

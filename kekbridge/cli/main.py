@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from kekbridge import __version__
-from kekbridge.cli.form import form, restore_library_path
+from kekbridge.cli.form import form, prepare_executable
 
 # Exit codes (docs/answers.md): 0 done, 1 failed or canceled, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
 FAILED = 1
@@ -27,7 +27,7 @@ def run() -> NoReturn:
     """Run the command in sys.argv and exit with its code."""
     arguments = sys.argv[1:]
     _accept_any_encoding()
-    restore_library_path()
+    prepare_executable()
     if arguments == ["--version"]:  # before Typer is imported: it would take four fifths of the time
         sys.stdout.write(f"kekbridge {__version__} ({form()})\n")
         sys.exit(0)

@@ -115,11 +115,15 @@ class RunningProgram:
         linked = (
             [] if earlier is None else list((earlier / "env" / "lib").glob(f"{packages.parent.name}/site-packages"))
         )
-        for found in self._distributions.values():
-            _copy_distribution(found, packages, linked[0] if linked else None)
-        _copy_own(packages / _NAME)
+        self.copy_packages(packages, earlier=linked[0] if linked else None)
         environment_python = python if (target / "python").exists() else target / "env" / "bin" / "python"
         _run([str(environment_python), "-I", "-m", "compileall", "-q", "-j", "0", str(packages)], _library_path(target))
+
+    def copy_packages(self, packages: Path, *, earlier: Path | None = None) -> None:
+        """Write kekbridge and everything that it needs into a directory of packages. `earlier`: see `copy`. Raises ConfigError."""
+        for found in self._distributions.values():
+            _copy_distribution(found, packages, earlier)
+        _copy_own(packages)
 
     @cached_property
     def _distributions(self) -> Mapping[str, Distribution]:
@@ -199,7 +203,8 @@ def _own_requirements() -> list[str]:
     if project.is_file():
         listed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
         optional = listed.get("optional-dependencies", {})
-        return [*listed["dependencies"], *(text for name in sorted(_EXTRAS) for text in optional.get(name, ()))]
+        of_extras = [f"{text}; extra == '{name}'" for name in sorted(_EXTRAS) for text in optional.get(name, ())]
+        return [*listed["dependencies"], *of_extras]
     try:
         return list(importlib.metadata.distribution(_NAME).requires or ())
     except PackageNotFoundError:
@@ -218,13 +223,18 @@ def _own_files() -> Iterator[Path]:
             yield path
 
 
-def _copy_own(target: Path) -> None:
-    """The package where it is imported from: in a clone that is not where its metadata is."""
-    source = _own_directory()
+def _copy_own(packages: Path) -> None:
+    """The package from where it is imported, and metadata that name what it needs: in a clone they may be those of another version."""
+    source, target = _own_directory(), packages / _NAME
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     example = source.parent / _EXAMPLE
     if not (target / example.name).exists() and example.is_file():
         shutil.copyfile(example, target / example.name)
+    information = packages / f"{_NAME}-{__version__}.dist-info"
+    information.mkdir(exist_ok=True)
+    lines = ["Metadata-Version: 2.1", f"Name: {_NAME}", f"Version: {__version__}"]
+    lines += [f"Requires-Dist: {text}" for text in _own_requirements()]
+    (information / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _copy_distribution(found: Distribution, packages: Path, earlier: Path | None) -> None:

@@ -54,6 +54,9 @@ log = get_logger("kekbridge.daemon.app")
 
 # How long the start waits for each step that needs the exchange.
 _EXCHANGE_WAIT_S = 2.0
+# The executable's loader passes on signals that its child gets as well: from a terminal (Ctrl-C), or from a supervisor that sends them to
+# all processes of a service.
+_SAME_SIGNAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +127,18 @@ async def _serve(
 
 
 def _install_signal_handlers(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    first_at = 0.0
+
     def on_signal() -> None:
-        if stop.is_set():
+        nonlocal first_at
+        if not stop.is_set():
+            first_at = loop.time()
+            stop.set()
+        elif not (process.has_loader() and loop.time() - first_at < _SAME_SIGNAL_S):
             log.warning("forced_stop")
             os._exit(130)  # the store is crash-safe: a forced stop is a crash, and the next start recovers
-        stop.set()
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 

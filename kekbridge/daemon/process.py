@@ -31,7 +31,12 @@ def freeze_startup_objects() -> None:
 
 def own_process_ids() -> frozenset[int]:
     """Ids by which a supervisor may know this process: its own and, in the one-file executable, that of the loader that waits for it."""
-    return frozenset({os.getpid(), os.getppid()} if getattr(sys, "frozen", False) else {os.getpid()})
+    return frozenset({os.getpid(), os.getppid()} if has_loader() else {os.getpid()})
+
+
+def has_loader() -> bool:
+    """True in the one-file executable: its first process unpacks it, starts this one, and passes signals on to it."""
+    return bool(getattr(sys, "frozen", False))
 
 
 def disable_core_dumps() -> None:

@@ -45,12 +45,31 @@ def test_programs_do_not_load_the_executables_libraries(
     monkeypatch: pytest.MonkeyPatch, before: str | None, after: str | None
 ) -> None:
     """What the executable's loader set is undone; a package's environment is left alone."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("LD_LIBRARY_PATH", "/unpacked/_MEIx")
-    running.restore_library_path()
+    monkeypatch.setenv("SSL_CERT_DIR", "/mine")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    running.prepare_executable()
     assert os.environ["LD_LIBRARY_PATH"] == "/unpacked/_MEIx"
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     if before is not None:
         monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", before)
-    running.restore_library_path()
+    running.prepare_executable()
     assert os.environ.get("LD_LIBRARY_PATH") == after
     assert running.form() == running.EXECUTABLE
+    assert "SSL_CERT_FILE" not in os.environ
+
+
+def test_the_executable_finds_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this machine, wherever it keeps them; without any, those that are packed. What the operator set counts."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "_MEIPASS", "/unpacked", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/mine.pem")
+    running.prepare_executable()
+    assert os.environ["SSL_CERT_FILE"] == "/mine.pem"
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    running.prepare_executable()
+    found = os.environ["SSL_CERT_FILE"]
+    assert Path(found).is_file() or found == "/unpacked/certifi/cacert.pem"

@@ -1,12 +1,110 @@
-"""The installed service's directory: what root runs and removes is only what it has put there."""
+"""The installation's files, in a directory that stands for `/`; tests/system/test_service.py installs a real service."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from kekbridge.cli.installation import Installation, InstallFailed
+from kekbridge.cli.installation import Installation, InstallFailed, NeedsRoot, need_root
+from kekbridge.cli.units import SERVICE, SOCKET
+from kekbridge.errors import ConfigError
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Installation:
+    """An empty machine's."""
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)
+    return Installation(tmp_path)
+
+
+def test_a_version_is_switched_in_one_step(place: Installation) -> None:
+    """`current` always names a whole version; others are removed but for those that are kept."""
+    assert place.version() is None
+    with place.locked():
+        for version in ("0.1.0-a", "0.2.0-b", "0.3.0-c", ".0.4.0-d.new"):
+            (place.directory_of(version) / "bin").mkdir(parents=True)
+            (place.directory_of(version) / "bin" / "kekbridge").write_text(version)
+        place.switch("0.1.0-a")
+        assert place.program.read_text() == "0.1.0-a"
+        place.switch("0.2.0-b")
+        assert (place.version(), place.program.read_text()) == ("0.2.0-b", "0.2.0-b")
+        place.remove_versions(but={"0.1.0-a", "0.2.0-b"})
+    assert sorted(path.name for path in (place.base / "versions").iterdir()) == ["0.1.0-a", "0.2.0-b"]
+
+
+def test_two_commands_do_not_change_it_at_once(place: Installation) -> None:
+    """The second ends with one line."""
+    with place.locked(), pytest.raises(InstallFailed, match="another command is changing"), place.locked():
+        pass
+
+
+def test_the_command_of_another_program_is_left_alone(place: Installation) -> None:
+    """In /usr/local/bin only our own link is written and removed."""
+    assert place.add_link()
+    assert place.add_link()
+    assert os.readlink(place.link) == str(place.program)
+    place.remove_link()
+    place.link.write_text("another's")
+    assert not place.add_link()
+    place.remove_link()
+    assert place.link.read_text() == "another's"
+
+
+def test_units_are_put_back_as_they_were(place: Installation) -> None:
+    """For an upgrade that is undone."""
+    place.write_units({SERVICE: "[Unit]\n", SOCKET: "[Socket]\n"})
+    before = place.read_units()
+    place.write_units({SERVICE: "[Unit]\nDescription=later\n"})
+    place.write_units(before)
+    assert place.read_units() == {SERVICE: "[Unit]\n", SOCKET: "[Socket]\n"}
+    assert (place.units / SERVICE).stat().st_mode & 0o777 == 0o644
+    place.remove_units()
+    assert place.read_units() == {}
+    with pytest.raises(ConfigError, match="--print"):
+        Installation(place.root / "nowhere").write_units(before)
+
+
+def test_the_settings_file_is_remembered(place: Installation) -> None:
+    """An upgrade uses the one that the service was installed with, else the usual one, if it is there."""
+    assert place.recorded_config() is None
+    place.config.write_text("")
+    assert place.recorded_config() == place.config
+    with place.locked():
+        place.record(Path("/srv/k 1.toml"))
+        assert place.recorded_config() == Path("/srv/k 1.toml")
+        place.record(None)
+    assert place.recorded_config() is None
+
+
+@pytest.mark.parametrize("command", ["install-systemd", "upgrade", "uninstall"])
+def test_others_than_root_get_the_line_to_type(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Exit code 3, and nothing is changed: the program by its whole path, since sudo does not search a user's own directories."""
+    (root / "opt/kekbridge/versions/0.0.1-x").mkdir(parents=True)
+    Installation(root).switch("0.0.1-x")
+    before = sorted(root.rglob("*"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = run(command)
+    assert done.code == 3
+    assert "run: sudo /" in done.err
+    assert done.err.strip().endswith(command)
+    assert sorted(root.rglob("*")) == before
+    with pytest.raises(NeedsRoot, match="sudo 'a b' upgrade"):
+        need_root(["a b", "upgrade"])
+
+
+@pytest.mark.parametrize("command", ["upgrade", "uninstall"])
+def test_without_a_service_there_is_nothing_to_change(run: Run, root: Path, command: str) -> None:
+    """Exit code 3, and nothing is created; it has data and settings of its own, so none can be named."""
+    done = run(command)
+    assert done.code == 3
+    assert "no service is installed" in done.err
+    assert list(root.iterdir()) == []
+    assert run(command, "--data-dir", str(root)).code == 2
 
 
 def test_files_of_somebody_else_are_neither_run_nor_removed(tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ cd /
 mount --make-rshared /
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin {systemd} --system --unit=private.target --show-status=no
 """.replace("{systemd}", str(_SYSTEMD))
+_NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup")
+# It ends with the process of the tests, however that ends.
+_UNSHARE = ("setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--fork", "--kill-child")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -87,7 +90,7 @@ class Machine:
         switch = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         inside = ["env", "-i", "-C", "/", *(f"{name}={value}" for name, value in variables.items()), *switch, *command]
         return subprocess.run(
-            ["nsenter", f"--target={self._first_process}", *_namespaces(), "--root", *inside],
+            ["nsenter", f"--target={self._first_process}", *_NAMESPACES, "--root", *inside],
             input=typed,
             capture_output=True,
             text=True,
@@ -106,13 +109,13 @@ class Machine:
 @contextmanager
 def private_machine(directory: Path) -> Iterator[Machine]:
     """Boot a machine with its files below `directory`. Raises OSError if this one does not allow it."""
+    directory.mkdir(exist_ok=True)
     group = _new_cgroup()
     devices = {path: path.stat().st_dev for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix))}
     elsewhere = [str(path) for path, device in devices.items() if device != Path("/").stat().st_dev]
-    kinds = ["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup"]
     try:
         process = subprocess.Popen(
-            ["unshare", *kinds, "sh", "-c", _BOOT, "boot", str(directory), *elsewhere],
+            [*_UNSHARE, "sh", "-c", _BOOT, "boot", str(directory), *elsewhere],
             env={"PATH": _PATH, "MASKED": " ".join(_MASKED)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -159,10 +162,6 @@ def _booted(process: subprocess.Popen[str]) -> Machine:
                 return machine
         time.sleep(0.1)
     raise OSError("the private machine did not boot in time")
-
-
-def _namespaces() -> list[str]:
-    return ["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
 
 
 def _new_cgroup() -> Path:

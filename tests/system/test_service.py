@@ -143,6 +143,7 @@ def _upgrade(host: Host) -> None:
     assert "later" in _tables(host)
     assert machine.output("kekbridge", "--version").startswith("kekbridge 0.2.0")
     assert "is installed already" in host.program("/root/two", "upgrade").stdout
+    assert "is installed already" in host.kekbridge("upgrade").stdout
 
 
 def _follow_no_link(host: Host) -> None:
