@@ -9,12 +9,14 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow
-from kekbridge.model.statistics import ResultLine, total_of
 from kekbridge.store import codec, journal, settings
 from kekbridge.store.codec import decimal_text
+
+if TYPE_CHECKING:
+    from kekbridge.model.statistics import ResultLine
 
 # The exchange may report a transfer late: the peaks of marks younger than this are recomputed with each new mark.
 _SETTLED_AFTER: Final = timedelta(minutes=10)
@@ -118,6 +120,8 @@ def list_funding(
     connection: sqlite3.Connection, span: codec.Span, *, webhook_id: str | None = None
 ) -> list[ResultLine]:
     """Funding paid in a period by UTC day, webhook id (empty: of none) and market, of all webhooks or of one; lines add up."""
+    from kekbridge.model.statistics import ResultLine  # late: the alert path needs none of it
+
     rows = connection.execute(
         "SELECT substr(at, 1, 10), coalesce(webhook_id, ''), symbol, fee FROM funding WHERE at >= ?1 AND at < ?2"
         " AND (?3 IS NULL OR webhook_id = ?3)",
@@ -128,6 +132,8 @@ def list_funding(
 
 def funding_total(connection: sqlite3.Connection, *, since: str) -> Decimal:
     """Funding paid since a time (as stored), in USDC."""
+    from kekbridge.model.statistics import total_of
+
     return total_of(list_funding(connection, codec.Span(since, "~"))).funding
 
 

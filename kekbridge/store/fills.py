@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kekbridge.model import ZERO, Fill, MarginMode, Side
-from kekbridge.model.statistics import ResultLine
 from kekbridge.store import codec
 from kekbridge.store.codec import EXACT, Span, decimal_text, exact_total, optional_decimal, optional_decimal_text
 from kekbridge.store.facts import FillFact, OwnedFill
+
+if TYPE_CHECKING:
+    from kekbridge.model.statistics import ResultLine
 
 _COLUMNS: Final = (
     "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at,"
@@ -200,6 +202,8 @@ def list_results(connection: sqlite3.Connection, span: Span, *, webhook_id: str 
     Closing orders count by whole hours, fees and P&L exactly: what a divided hour contains beyond the period is a line of its own,
     negative.
     """
+    from kekbridge.model.statistics import ResultLine  # late: the alert path needs none of it
+
     owned = "AND (?3 IS NULL OR webhook_id = ?3)"
     columns = "webhook_id, symbol, realized_pnl, fees, closings, wins"
     rows = connection.execute(
