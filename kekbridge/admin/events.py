@@ -19,7 +19,7 @@ from aiohttp_sse import EventSourceResponse
 from kekbridge.errors import StoreUnavailable
 from kekbridge.formatting import to_jsonable
 from kekbridge.store import journal
-from kekbridge.store.database import Database
+from kekbridge.store.database import ReadsForPeople
 from kekbridge.store.journal import Event
 
 _MOST_STREAMS: Final = 16
@@ -35,7 +35,9 @@ _PING_EVERY_S: Final = 15.0
 class EventStreams:
     """The open streams of one admin server."""
 
-    def __init__(self, database: Database, live_state: Callable[[], object], *, most: int = _MOST_STREAMS) -> None:
+    def __init__(
+        self, database: ReadsForPeople, live_state: Callable[[], object], *, most: int = _MOST_STREAMS
+    ) -> None:
         """`live_state`: what pages show besides the store; a new value is an event. `most`: streams open at a time."""
         self._database = database
         self._live_state = live_state

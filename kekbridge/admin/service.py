@@ -34,7 +34,7 @@ from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.conditions import Condition
-from kekbridge.store.database import Database
+from kekbridge.store.database import ReadsForPeople
 from kekbridge.store.protection import Protection
 from kekbridge.vault import Sealer
 
@@ -51,7 +51,7 @@ class AdminService:
     #: The daemon's data directory.
     data_dir: Path
     #: The daemon's store.
-    database: Database
+    database: ReadsForPeople
     #: The exchange that the daemon trades on.
     exchange: Exchange
     #: Makes every change, the same way as for commands.

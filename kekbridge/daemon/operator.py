@@ -104,11 +104,12 @@ class OperatorServices:
 
     def _admin_service(self) -> AdminService:
         from kekbridge.admin.service import AdminService  # late, as the server
+        from kekbridge.store.database import ReadsForPeople
 
         resources = self._resources
         return AdminService(
             data_dir=resources.data_dir,
-            database=resources.database,
+            database=ReadsForPeople(resources.database),
             exchange=resources.exchange,
             operations=self._operations,
             sealer=resources.sealer,

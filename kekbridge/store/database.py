@@ -45,7 +45,8 @@ class Database:
         self.path = path
         self._writer: Writer | None = None
         self._is_closed = False
-        self._pool: ThreadPoolExecutor | None = None
+        # By the name of their threads.
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._loop_reader: sqlite3.Connection | None = None
         self._change_listeners: list[Callable[[frozenset[str]], None]] = []
@@ -140,13 +141,22 @@ class Database:
 
         It sees everything that this process has appended before.
         """
+        return await self._read_in("kekbridge-reader", lambda connection: function(connection, *args, **kwargs))
+
+    async def read_for_people(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`read` in threads of its own: a search through years must not hold up the reads of trading, such as those before a stop."""
+        return await self._read_in("kekbridge-pages", lambda connection: function(connection, *args, **kwargs))
+
+    async def _read_in(self, threads: str, function: Callable[[sqlite3.Connection], T]) -> T:
         self._require_open()
         if self._writer is not None and self._writer.is_behind:
             await self._writer.submit(_nothing)  # a job runs once everything before it is in the tables
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="kekbridge-reader")
+        if threads not in self._pools:
+            self._pools[threads] = ThreadPoolExecutor(_READERS, thread_name_prefix=threads)
         return await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: self._read_pooled(lambda connection: function(connection, *args, **kwargs))
+            self._pools[threads], lambda: self._read_pooled(function)
         )
 
     def read_now(
@@ -173,8 +183,8 @@ class Database:
     def close_now(self) -> None:
         """`close` for callers without an event loop. Blocks; calling it twice is harmless."""
         self._is_closed = True
-        if self._pool is not None:
-            self._pool.shutdown()
+        for pool in self._pools.values():
+            pool.shutdown()
         while not self._idle_readers.empty():
             self._idle_readers.get().close()
         if self._loop_reader is not None:
@@ -246,6 +256,14 @@ class Database:
         finally:
             if connection is not None:
                 connection.close()  # rolls an unfinished transaction back
+
+
+class ReadsForPeople:
+    """The reads of a database for pages and scripts (`Database.read_for_people`)."""
+
+    def __init__(self, database: Database) -> None:
+        self.read = database.read_for_people
+        self.read_now = database.read_now
 
 
 def _nothing(_connection: sqlite3.Connection) -> None:

@@ -261,6 +261,20 @@ async def test_read_is_one_consistent_snapshot(database: Database) -> None:
     assert database.read_now(keys) == {"new"}
 
 
+async def test_reads_of_pages_hold_up_no_other_reads(database: Database) -> None:
+    """However many searches people have begun, what is read before a stop is sent is read at once."""
+    end = threading.Event()
+    searches = [asyncio.ensure_future(database.read_for_people(lambda _: end.wait(30))) for _ in range(5)]
+    try:
+        assert await asyncio.wait_for(
+            database.read(lambda connection: connection.execute("SELECT 1").fetchone()[0]), 30
+        )
+        assert not any(search.done() for search in searches)
+    finally:
+        end.set()
+    assert await asyncio.gather(*searches) == [True] * 5
+
+
 async def test_log_is_checkpointed_and_reused(database: Database) -> None:
     """SQLite's own checkpoints are off: without the writer's the log would grow for ever."""
     wal = Path(f"{database.path}-wal")
