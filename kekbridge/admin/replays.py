@@ -23,7 +23,7 @@ HEADER: Final = "Idempotency-Key"
 #: Hidden field of a form that is done once.
 FORM_FIELD: Final = "once"
 _KEPT_FOR: Final = timedelta(hours=1)
-_MOST: Final = 256
+_MOST: Final = 4096
 _LONGEST_KEY: Final = 200
 _LONGEST_TIME: Final = 16
 
@@ -103,9 +103,11 @@ class Replays:
 
     def _forget_old(self) -> None:
         oldest = self._clock() - _KEPT_FOR
-        self._kept = {key: kept for key, kept in self._kept.items() if kept.at > oldest}
-        while len(self._kept) >= _MOST:
-            del self._kept[next(iter(self._kept))]
+        while self._kept:
+            key, kept = next(iter(self._kept.items()))  # the oldest
+            if kept.at > oldest and len(self._kept) < _MOST:
+                return
+            del self._kept[key]
 
 
 async def _run(action: Callable[[], Awaitable[Any]]) -> Any:

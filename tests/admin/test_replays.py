@@ -25,7 +25,7 @@ class Bodied:
 
 
 async def test_results_are_kept_for_an_hour_and_bounded() -> None:
-    """Within an hour the first result; later, or after 256 other keys, it is done again. A key must be printable and short."""
+    """Within an hour the first result; later, or after 4,096 other keys, it is done again. A key must be printable and short."""
     now = datetime(2026, 11, 29, tzinfo=UTC)
     replays = Replays(lambda: now)
     count = 0
@@ -43,7 +43,10 @@ async def test_results_are_kept_for_an_hour_and_bounded() -> None:
     now += timedelta(hours=1, seconds=1)
     assert await send("c") == 3
     assert await send("a") == 4
-    for number in range(256):
+    for number in range(4095):
+        await send(f"other-{number}")
+    assert await send("a") == 4
+    for number in range(4095, 4097):
         await send(f"other-{number}")
     assert await send("a") == count
     for key in ("x" * 201, "tab\there"):
