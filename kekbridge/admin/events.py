@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
+from kekbridge.admin.json_requests import error_response
 from kekbridge.errors import StoreUnavailable
 from kekbridge.formatting import to_jsonable
 from kekbridge.store import journal
@@ -50,7 +51,7 @@ class EventStreams:
         self._closing.set()
 
     async def serve(self, request: web.Request, is_allowed: Callable[[], bool]) -> web.StreamResponse:
-        """Send events until the browser goes, `is_allowed` is False or the server closes. 503 if too many streams are open.
+        """Send events until the browser goes, `is_allowed` is False or the server closes. 429 if too many streams are open.
 
         `history`: a row of the journal, with its sequence as id. `reset`: rows were left out, load everything again. `state`: something
         else changed. A stream begins after the header Last-Event-ID or the parameter `after`, else with the next row.
@@ -59,7 +60,7 @@ class EventStreams:
         transport = request.transport
         if transport is None or self._closing.is_set() or len(self._open) >= self._most:
             text = f"{len(self._open)} event streams are open, at most {self._most} can be; close one"
-            return web.json_response({"success": False, "error": text}, status=503)
+            return error_response(429, "too_many_streams", text)
         position, version = self._database.read_now(_position)
         stream = EventSourceResponse(send_timeout=_SEND_WITHIN_S, ping_interval=_PING_EVERY_S)
         self._open.add(transport)
