@@ -19,7 +19,7 @@ from kekbridge.admin.elements import button, gain, moment_element, pairs, status
 from kekbridge.admin.service import AdminService
 from kekbridge.admin.verdicts import verdicts_element
 from kekbridge.admin.webhook_settings import page_words
-from kekbridge.formatting import SHORT_ID, duration, market
+from kekbridge.formatting import SHORT_ID, age, duration, market
 from kekbridge.model.notifications import NotificationText
 from kekbridge.ops import notify_settings
 from kekbridge.ops.replay import ReplayAlert
@@ -97,7 +97,8 @@ class AlertDetailPage:
         for section in sections:
             match section.kind:
                 case "alert":  # followed by the message
-                    parts.append(h.div(class_="columns")[_section(section), _section(next(sections))])
+                    facts = h.section[h.h2[section.title], pairs(self._facts(section, report))]
+                    parts.append(h.div(class_="columns")[facts, _section(next(sections))])
                     parts.append(_waterfall(report))
                 case "order":  # followed by the replies to it
                     parts.append(h.div(class_="columns")[_section(section), _section(next(sections))])
@@ -112,6 +113,21 @@ class AlertDetailPage:
         if report.alert.answer is None:
             parts.append(_notifications(notices))
         return parts
+
+    def _facts(self, section: Section, report: AlertReport) -> list[tuple[str, object]]:
+        """The section of the alert, with times that the script shows in the viewer's zone, and a link to its webhook."""
+        alert = report.alert
+        shown: dict[str, Node] = {
+            "Received": h.fragment[
+                moment_element(alert.received_at), f" ({age(alert.received_at, self._service.clock())})"
+            ]
+        }
+        if alert.fired_at is not None:
+            delay = duration(alert.received_at - alert.fired_at)
+            shown["Fired"] = h.fragment[moment_element(alert.fired_at), f", {delay} before it was received"]
+        if alert.webhook_id is not None:
+            shown["Webhook"] = h.a(href=f"/webhooks/{alert.webhook_id}")[alert.webhook_name or alert.webhook_id]
+        return [(name, shown.get(name, value)) for name, value in _named(section)]
 
 
 def _headline(report: AlertReport) -> Renderable:
@@ -227,7 +243,7 @@ def _table(section: Section, rows: Iterable[Sequence[object]], *, empty: str) ->
         return gain(value) if title == "Realized P&L" and isinstance(value, Decimal) else value
 
     return table(
-        section.columns,
+        [title.partition(" (UTC)")[0] for title in section.columns],  # times are elements, in the viewer's zone
         ([cell(title, value) for title, value in zip(section.columns, row, strict=True)] for row in rows),
         empty=empty,
     )

@@ -13,10 +13,9 @@ from aiohttp import web
 from htpy import Renderable
 
 from kekbridge import parsing
-from kekbridge.admin.elements import long_name, moment_element, select, status, table, with_code
-from kekbridge.admin.fields import in_labels
+from kekbridge.admin.elements import long_name, moment_element, select, status, table
 from kekbridge.admin.service import AdminService, alert_data
-from kekbridge.admin.webhook_settings import LABELS
+from kekbridge.admin.webhook_settings import page_words
 from kekbridge.formatting import market, moment, to_jsonable
 from kekbridge.store import alerts, rejected_requests, webhooks
 from kekbridge.webhooks.registry import perp_symbol
@@ -169,7 +168,7 @@ def _repeat_row(one: alerts.Repeat, now: datetime) -> tuple[object, ...]:
 def _why(code: str | None, error: str | None) -> Renderable | None:
     """The code and its text, in the words of the pages."""
     text = ": ".join(part for part in (code, error) if part)
-    return with_code(in_labels(text, LABELS)) if text else None
+    return page_words(text) if text else None
 
 
 def _rejected_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:

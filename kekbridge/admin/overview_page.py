@@ -17,10 +17,9 @@ from kekbridge.admin.alert_pages import alert_row, alert_table
 from kekbridge.admin.charts import equity_chart
 from kekbridge.admin.checklist import ChecklistForms
 from kekbridge.admin.elements import button, closed_state, gain, gauge, moment_element, status, with_code
-from kekbridge.admin.fields import in_labels
 from kekbridge.admin.service import AdminService, alert_data, conditions_in_force
 from kekbridge.admin.trading_pages import orders_table, positions_table
-from kekbridge.admin.webhook_settings import LABELS
+from kekbridge.admin.webhook_settings import page_words
 from kekbridge.config import Settings
 from kekbridge.formatting import to_jsonable, used_share
 from kekbridge.model import EquityMark, Order, TradingState
@@ -146,7 +145,7 @@ def _trading_state(request: web.Request, live: Mapping[str, Any], scopes: Sequen
 def _closed(request: web.Request, scope: Mapping[str, Any]) -> Renderable:
     """A scope that does not accept everything: until when and why, and what opens it again."""
     name = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
-    fix = with_code(in_labels(scope["stateFix"], LABELS))
+    fix = page_words(scope["stateFix"])
     text = h.p[h.b[name], ": ", closed_state(scope), ". To open it: ", fix, "."]
     if scope["scope"] == "account":  # its button is among the controls
         return text

@@ -15,8 +15,7 @@ from htpy import Node
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_detail import AlertDetailPage
 from kekbridge.admin.alert_pages import AlertPages
-from kekbridge.admin.elements import button, closed_state, gauge, pairs, status, with_code
-from kekbridge.admin.fields import in_labels
+from kekbridge.admin.elements import button, closed_state, gauge, pairs, status
 from kekbridge.admin.history_pages import HistoryPages
 from kekbridge.admin.key_pages import KeyPages
 from kekbridge.admin.notification_pages import NotificationPages
@@ -26,7 +25,7 @@ from kekbridge.admin.statistics_page import StatisticsPage
 from kekbridge.admin.system_pages import SystemPages
 from kekbridge.admin.trading_pages import TradingPages
 from kekbridge.admin.webhook_pages import WebhookPages
-from kekbridge.admin.webhook_settings import LABELS
+from kekbridge.admin.webhook_settings import page_words
 from kekbridge.formatting import used_share
 from kekbridge.model import TradingState
 from kekbridge.reports import limits
@@ -69,7 +68,7 @@ class Pages:
             title = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
             parts.append(h.h2[title, " ", status(scope["state"])])
             if scope["state"] != TradingState.RUNNING:
-                fix = with_code(in_labels(scope["stateFix"], LABELS))
+                fix = page_words(scope["stateFix"])
                 parts.append(h.p[closed_state(scope), ". To open it: ", fix, "."])
             if scope["scope"] != "account" and scope["state"] != "running":
                 named = h.input(type="hidden", name="webhook", value=scope["name"])

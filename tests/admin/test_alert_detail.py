@@ -33,7 +33,10 @@ def test_stages_follow_each_other() -> None:
 
 
 async def test_an_alert_is_shown_from_receipt_to_notification(browser: Browser) -> None:
-    """Filled: waterfall, rules with the closest limit, order, fill, notification; denied: the rule that denied it."""
+    """Filled: waterfall, rules with the closest limit, order, fill, notification; denied: the rule that denied it.
+
+    Each time is an element, which the script shows in the viewer's zone: no column says UTC above local times.
+    """
     await browser.log_in()
     await browser.bridge.send(action="buy", quantity="0.01")
     await browser.bridge.until_settled()
@@ -46,6 +49,10 @@ async def test_an_alert_is_shown_from_receipt_to_notification(browser: Browser) 
         "Fills",
         "main: filled buy 0.01 BTC at",
         "Answered with HTTP 200",
+        '<th scope="col">Time</th>',
+        '<dt>Received</dt><dd><time datetime="',
+        '<dt>Fired</dt><dd><time datetime="',
+        '">main</a>',
     ):
         assert words in text, words
     browser.bridge.add_webhook("tight", limits=Limits(max_order_size=Decimal("0.005")))
