@@ -287,6 +287,9 @@ def _display(facts: Mapping[str, Any], zone: tzinfo | None) -> dict[str, Any]:
     price = as_decimal(facts.get("price", facts.get("average_price")))
     if price is not None:
         shown["price"] = formatting.money(price)
+    for name in ("position", "open"):
+        if (size := as_decimal(facts.get(name))) is not None:
+            shown[name] = formatting.money(size)
     if isinstance(facts.get("side"), str):
         shown["side"] = facts["side"].lower()
     shown["trading"], shown["why"] = _trading(facts, zone), _why(facts)
@@ -294,7 +297,7 @@ def _display(facts: Mapping[str, Any], zone: tzinfo | None) -> dict[str, Any]:
 
 
 def _size(quantity: Decimal | None, market: str) -> str:
-    return market if quantity is None else f"{formatting.amount(quantity)} {market}"
+    return market if quantity is None else f"{formatting.money(quantity)} {market}"
 
 
 def _trading(facts: Mapping[str, Any], zone: tzinfo | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kekbridge.codes import CODES
 from kekbridge.errors import KekbridgeError
-from kekbridge.formatting import amount, market, money, pnl, soon
+from kekbridge.formatting import market, money, pnl, soon
 from kekbridge.model import ZERO
 from kekbridge.model.notifications import as_decimal, as_text
 from kekbridge.risk.drawdown import next_midnight
@@ -139,7 +139,7 @@ def _result(connection: sqlite3.Connection, event: Event, facts: Mapping[str, An
 def _position_text(position: Decimal, base: str) -> str:
     if not position:
         return "no position left"
-    return f"position {amount(abs(position))} {base} {'long' if position > 0 else 'short'}"
+    return f"position {money(abs(position))} {base} {'long' if position > 0 else 'short'}"
 
 
 def _reason(facts: Mapping[str, Any], at: datetime, zone: tzinfo | None) -> str:

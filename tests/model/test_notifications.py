@@ -154,8 +154,8 @@ TEXTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "no",
     ),
     "position_unprotected": (
-        {"symbol": "PERP_ETH_USDC", "position": "0.3"},
-        "0.3 ETH without a stop",
+        {"symbol": "PERP_1000PEPE_USDC", "position": "1001000"},
+        "1,001,000 1000PEPE without a stop",
         "place one at the exchange or close the position",
     ),
     "position_protected": ({"symbol": "PERP_ETH_USDC"}, "ETH position has a stop again or is closed", ""),
