@@ -204,7 +204,9 @@ def _header(request: web.Request, mode: Mode) -> Renderable:
     return h.fragment[
         h.a(class_="skip", href="#main")["Skip to the content"],
         h.header[
-            h.a(class_="brand", href="/")["kekbridge ", h.span(class_=f"status {mode.value}")[mode.value]],
+            h.a(class_="brand", href="/")[
+                "kekbridge ", h.span(class_=f"status {mode.value}", title=f"Mode: {mode.value}")[mode.value]
+            ],
             h.nav(aria_label="Pages")[
                 h.ul[_links(request, MENU[:_ON_PHONE])], h.ul(class_="desk")[_links(request, MENU[_ON_PHONE:])], more
             ],

@@ -136,7 +136,7 @@ def _trading_state(request: web.Request, live: Mapping[str, Any], scopes: Sequen
         h.p(class_="row")[
             status(scopes[0]["state"]),
             h.span(class_="good" if ready["ready"] else "bad")["ready" if ready["ready"] else f"not ready{detail}"],
-            h.span(class_="good" if is_live else "bad")["stream live" if is_live else "stream down"],
+            h.span(class_="good" if is_live else "bad")["stream connected" if is_live else "stream down"],
         ],
         [_closed(request, scope) for scope in closed],
     ]

@@ -139,4 +139,4 @@ async def test_every_page_names_the_mode(browser: Browser) -> None:
     await browser.log_in()
     for path in ("/", "/log", "/webhooks", "/nope"):
         page = await browser.page(path, 404 if path == "/nope" else 200)
-        assert '<span class="status paper">paper</span>' in page, path
+        assert '<span class="status paper" title="Mode: paper">paper</span>' in page, path
