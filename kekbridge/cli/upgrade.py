@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -139,7 +138,7 @@ class Upgrade:
                 f" it is in {packed}"
             )
         packed.unlink()
-        shutil.rmtree(copies[0], ignore_errors=True)
+        copies[0].unlink(missing_ok=True)
         return ", with the database of before the migration"
 
     def _run_old(self, arguments: list[str], account: Account, *, typed: str = "") -> subprocess.CompletedProcess[str]:

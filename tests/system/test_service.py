@@ -175,6 +175,8 @@ def _roll_back(host: Host) -> None:
     assert host.machine.output("readlink", "/opt/kekbridge/current") == version
     assert host.show("ActiveState") == "active"
     assert "much_later" not in _tables(host)
+    copies = host.machine.output("find", "/var/lib/kekbridge", "-name", "before-migration-*").splitlines()
+    assert len(copies) == 1  # that of the upgrade before
     assert [each["status"] for each in host.data("orders")] == ["filled"]
     assert host.kekbridge("webhook", "test", "default").returncode == 0
 
