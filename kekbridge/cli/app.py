@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "upgrade": ("kekbridge.cli.systemd:upgrading", "Replace the installed service's program with this one."),
     "uninstall": ("kekbridge.cli.systemd:removing", "Remove the installed service; its data stays."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
-    "docs": ("kekbridge.cli.docs:app", "Read the documentation: alerts, limits, going live, operations."),
+    "docs": ("kekbridge.cli.docs:app", "Read the documentation: alerts, limits, going live, operations, the API."),
     "paper": ("kekbridge.cli.paper:app", "Run only the paper exchange, for any Orderly client."),
 }
 

@@ -106,7 +106,7 @@ def test_history_lists_events_as_text(run: Any, filled: Path) -> None:
     listed = run("history", "list", "--limit", "3").out.splitlines()
     assert [line[13:].strip() for line in listed] == [
         "failure  job backup failed: disk[2J full",
-        "warning  the exchange's stream has been down for 2 min; orders are polled instead",
+        "warning  the exchange's stream has been down for 2 min: orders are polled instead",
         "webhook renamed: from a, to b",
     ]
     everything = run("history", "list", "--json", "--limit", "1000").out.splitlines()

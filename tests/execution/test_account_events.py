@@ -52,27 +52,27 @@ async def leverages_set(bridge: Bridge, symbol: str = BTC) -> list[int]:
         (
             LeverageChanged(BTC, MarginMode.CROSS, D(10), D(3)),
             "warning",
-            "PERP_BTC_USDC: leverage changed elsewhere from 10 to 3 (cross)",
+            "BTC: leverage changed elsewhere from 10 to 3: cross",
         ),
         (
             MarginModeChanged(BTC, MarginMode.CROSS, MarginMode.ISOLATED),
             "warning",
-            "PERP_BTC_USDC: margin mode changed elsewhere from cross to isolated",
+            "BTC: margin mode changed elsewhere from cross to isolated",
         ),
         (
             MarketChanged(ETH, "ACTIVE", "POST_ONLY"),
             "warning",
-            "PERP_ETH_USDC: the exchange changed the market from active to post_only",
+            "ETH: the exchange changed the market from active to post_only",
         ),
         (
             MarketChanged(ETH, "ACTIVE", "DELISTING"),
             "warning",
-            "PERP_ETH_USDC is being delisted (delisting): close what you hold in it",
+            "ETH is being delisted (delisting): close what you hold in it",
         ),
         (
             RulesChanged(ETH, {"base_tick": (D("0.0001"), D("0.01"))}),
             "info",
-            "PERP_ETH_USDC: the exchange changed the rules of the market: base_tick from 0.0001 to 0.01",
+            "ETH: the exchange changed the rules of the market: base_tick from 0.0001 to 0.01",
         ),
         (
             TopicRefused("account", "invalid topic"),
