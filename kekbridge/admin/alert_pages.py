@@ -48,52 +48,7 @@ class AlertPages:
         until = parsing.instant("until", filters["until"], now) if filters["until"] else None
         before = _time_of_row(request.query.get("before", ""))
         until = min((one for one in (until, before) if one is not None), default=None)
-        symbol = perp_symbol(filters["symbol"]) if filters["symbol"] else None
-
-        def read(
-            connection: sqlite3.Connection,
-        ) -> tuple[
-            alerts.SearchResult, tuple[alerts.Repeat, ...], tuple[rejected_requests.RejectedRequest, ...], list[str]
-        ]:
-            found = alerts.search(
-                connection,
-                webhook=filters["webhook"] or None,
-                status=filters["status"] or None,
-                code=filters["code"] or None,
-                symbol=symbol,
-                since=since,
-                until=until,
-                text=filters["text"] or None,
-                limit=_READ,
-            )
-            repeats = (
-                ()
-                if filters["text"]
-                else alerts.list_repeats(
-                    connection,
-                    webhook=filters["webhook"] or None,
-                    status=filters["status"] or None,
-                    code=filters["code"] or None,
-                    symbol=symbol,
-                    since=since,
-                    until=until,
-                    limit=_READ,
-                )
-            )
-            # Unauthenticated requests have no webhook, symbol or message to filter by.
-            includes_rejected = not (filters["webhook"] or filters["symbol"] or filters["text"]) and filters[
-                "status"
-            ] in ("", "refused")
-            rejected = (
-                rejected_requests.list_recent(
-                    connection, since=since, until=until, code=filters["code"] or None, limit=_READ
-                )
-                if includes_rejected
-                else ()
-            )
-            return found, repeats, rejected, [one.name for one in webhooks.list_all(connection)]
-
-        found, repeats, rejected, names = await self._service.database.read(read)
+        found, repeats, rejected, names = await self._service.database.read(_read, filters, since=since, until=until)
         rows = [(one.received_at, one.id, alert_row(to_jsonable(alert_data(one)), now)) for one in found.alerts]
         rows += [(one.at, f"repeat-{one.first_id}-{one.at.timestamp()}", _repeat_row(one, now)) for one in repeats]
         rows += [
@@ -120,6 +75,23 @@ class AlertPages:
             h.div(id="log", data_live=True)[log, h.div(class_="older")[links]],
             is_live=before is None,
         )
+
+
+def _read(
+    connection: sqlite3.Connection, filters: Mapping[str, str], *, since: datetime | None, until: datetime | None
+) -> tuple[alerts.SearchResult, tuple[alerts.Repeat, ...], tuple[rejected_requests.RejectedRequest, ...], list[str]]:
+    """Alerts, repeated ones, rejected requests, and the names of the webhooks."""
+    status, text, code = filters["status"] or None, filters["text"] or None, filters["code"] or None
+    webhook = filters["webhook"] or None
+    symbol = perp_symbol(filters["symbol"]) if filters["symbol"] else None
+    common: dict[str, Any] = {"since": since, "until": until, "code": code, "limit": _READ}
+    owned = common | {"webhook": webhook, "status": status, "symbol": symbol}
+    found = alerts.search(connection, text=text, **owned)
+    repeats = () if text else alerts.list_repeats(connection, **owned)
+    # Unauthenticated requests have no webhook, symbol or message to filter by.
+    includes_rejected = not (webhook or symbol or text) and status in (None, "refused")
+    rejected = rejected_requests.list_recent(connection, **common) if includes_rejected else ()
+    return found, repeats, rejected, [one.name for one in webhooks.list_all(connection)]
 
 
 def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:

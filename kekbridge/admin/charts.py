@@ -45,7 +45,7 @@ _polyline, _polygon, _circle = Element("polyline"), Element("polygon"), Element(
 class Bar:
     """One bar of a chart."""
 
-    #: What it stands for: a day, a webhook, a market, a reason.
+    #: What it shows: a day, a webhook, a market, a reason.
     label: str
     value: Decimal
     #: The value as text, with its unit.

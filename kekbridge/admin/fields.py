@@ -122,6 +122,6 @@ def _label_of(option: str, labels: Mapping[str, str]) -> str:
 
 
 def error_of(text: str, option: str, labels: Mapping[str, str]) -> str:
-    """An error text as it stands under its own field: without the option's name in front."""
+    """An error text for the line below its field: without the option's name in front."""
     words = in_labels(text.removeprefix(f"{option}: ").strip(), labels)
     return words[:1].upper() + words[1:]

@@ -59,7 +59,7 @@ class NeedsRoot(OperatorError):
 class Installation:
     """The service's files on this machine."""
 
-    #: `/`; in tests a directory that stands for it.
+    #: `/`; in tests a directory in its place.
     root: Path
 
     @classmethod

@@ -2,7 +2,7 @@
 
 A package becomes a virtual environment with exactly the distributions that kekbridge needs, copied file by file as their RECORD lists them.
 A zipapp is such a package, too, once it has unpacked itself. The executable stays one file. An interpreter that the user cannot run,
-because it lies in somebody's home, is copied as well.
+because it is in a home directory, is copied as well.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class RunningProgram:
     def copy(self, target: Path, final: Path, account: Account | None, *, earlier: Path | None = None) -> None:
         """Write the copy into the new directory `target`, which is moved to `final` afterwards; `final / "bin" / "kekbridge"` runs it.
 
-        `account`: who must be able to run it; None: whoever runs this. `earlier`: another copy, whose files are linked where they are the
+        `account`: who must be able to run it; None: the present user. `earlier`: another copy, whose files are linked where they are the
         same. Raises ConfigError.
         """
         before = os.umask(0o022)

@@ -94,7 +94,7 @@ def serve(
 ) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns the exit code. A second signal kills it.
 
-    `announce` is called once everything listens, `show_events` in a thread with what happens from then on (None: nobody watches). Raises
+    `announce` is called once everything listens, `show_events` in a thread with what happens from then on (None: no terminal). Raises
     OperatorError (one line) if it cannot start.
     """
     process.disable_core_dumps()

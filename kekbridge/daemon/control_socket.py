@@ -43,7 +43,7 @@ class ServicePlace:
     data_dir: Path
     #: Its control socket, for root and the members of its group.
     socket: Path
-    #: `/`; in tests a directory that stands for it.
+    #: `/`; in tests a directory in its place.
     root: Path = Path("/")
 
 

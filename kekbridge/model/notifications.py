@@ -46,7 +46,7 @@ _OF_ORDER: Final = (
     "client_order_id",
 )
 _ALWAYS: Final = ("event", "at")
-# The reason of a trading state that nobody gave a reason for.
+# The reason of a trading state that was set without one.
 _BY_HAND: Final = "by hand"
 
 

@@ -514,7 +514,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             """
             CREATE TABLE results (                  -- fills summed by hour: what they cost and won
                 hour TEXT NOT NULL,                 -- of execution; a closing order counts where its first closing fill does
-                webhook_id TEXT NOT NULL,           -- '': nobody's here
+                webhook_id TEXT NOT NULL,           -- '': of no webhook
                 symbol TEXT NOT NULL,
                 fees TEXT NOT NULL,
                 realized_pnl TEXT NOT NULL,

@@ -16,7 +16,7 @@ from kekbridge.errors import ConfigError
 OFF_CHAIN_CONTRACT: Final = "0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"
 DAY_MS: Final = 86_400_000
 SCOPES: Final = ("read", "trading", "asset")
-#: The exchange accepts a message for so long after its timestamp, ms.
+#: How long the exchange accepts a message after its timestamp, ms.
 VALID_MS: Final = 300_000
 REGISTRATION: Final = "Registration"
 ADD_ORDERLY_KEY: Final = "AddOrderlyKey"
