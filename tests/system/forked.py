@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _PRELOAD = [
 ]
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
+# multiprocessing reads the exit codes of all forks whenever one starts, and gives 255 to the second thread that reads the same one.
+_EXIT_CODES = threading.Lock()
 
 
 def forkserver() -> ForkServerContext:
@@ -43,6 +46,18 @@ def forkserver() -> ForkServerContext:
     # Each fork imports the main module again, which costs nothing if the server has imported it.
     context.set_forkserver_preload([*_PRELOAD, *(name for name in _MAINS if name in sys.modules)])
     return context
+
+
+def _start(fork: ForkServerProcess) -> None:
+    with _EXIT_CODES:
+        fork.start()
+
+
+def _exit_code(fork: ForkServerProcess, timeout_s: float | None = 0.0) -> int | None:
+    """Wait for the end of a fork that was started (None: however long that takes); return its exit code, None if it still runs."""
+    wait([fork.sentinel], timeout_s)
+    with _EXIT_CODES:
+        return fork.exitcode
 
 
 def run_forked(
@@ -55,16 +70,15 @@ def run_forked(
         fork = forkserver().Process(
             target=_run_to_the_end, args=(list(arguments), dict(environment), name, str(Path.cwd()))
         )
-        fork.start()
-        fork.join(timeout_s)
-        if fork.is_alive():
+        _start(fork)
+        code = _exit_code(fork, timeout_s)
+        if code is None:
             fork.kill()
-            fork.join()
+            _exit_code(fork, None)
             raise subprocess.TimeoutExpired(list(arguments), timeout_s)
         out, err = ((directory / stream).read_text(encoding="utf-8") for stream in ("1", "2"))
-        code = fork.exitcode
-        fork.close()
-    assert code is not None
+        with _EXIT_CODES:
+            fork.close()
     return subprocess.CompletedProcess(list(arguments), code, out, err)
 
 
@@ -109,7 +123,7 @@ class Fork:
         self._fork = context.Process(
             target=_run_on_pipes, args=(list(arguments), dict(environment), directory, out_end, err_end)
         )
-        self._fork.start()
+        _start(self._fork)
         self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno()), encoding="utf-8") for end in (out, err))
         for end in (out, out_end, err, err_end):
             end.close()
@@ -119,7 +133,7 @@ class Fork:
         return int(self._fork.pid or 0)
 
     def poll(self) -> int | None:
-        return self._fork.exitcode
+        return _exit_code(self._fork)
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -129,8 +143,7 @@ class Fork:
 
     def wait(self, timeout_s: float) -> int:
         """Return the exit code, negative for a signal; raises subprocess.TimeoutExpired."""
-        self._fork.join(timeout_s)
-        code = self._fork.exitcode
+        code = _exit_code(self._fork, timeout_s)
         if code is None:
             raise subprocess.TimeoutExpired("kekbridge", timeout_s)
         return code
@@ -218,7 +231,7 @@ class ForkedProcess(Process):
             args=(self._arguments, environment, str(self._log), write_end, self._listener, self._tracer),
             daemon=True,
         )
-        self._fork.start()
+        _start(self._fork)
         write_end.close()
         with os.fdopen(os.dup(read_end.fileno()), encoding="utf-8") as printed:
             line = printed.readline()
@@ -234,14 +247,14 @@ class ForkedProcess(Process):
 
     @property
     def is_alive(self) -> bool:
-        return self._fork is not None and self._fork.is_alive()
+        return self._fork is not None and _exit_code(self._fork) is None
 
     def kill(self) -> None:
         if self._fork is None:
             return
-        if self._fork.is_alive():
+        if self.is_alive:
             os.kill(self.pid, signal.SIGKILL)
-        self._fork.join()
+        _exit_code(self._fork, None)
 
     def terminate(self, *, deadline_s: float = DEADLINE_S) -> int:
         if self.is_alive:
@@ -249,9 +262,11 @@ class ForkedProcess(Process):
         return self.wait(deadline_s=deadline_s)
 
     def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
-        self._fork.join(deadline_s)
+        _exit_code(self._fork, deadline_s)
         self.kill()
-        return int(self._fork.exitcode)
+        code = _exit_code(self._fork)
+        assert code is not None
+        return code
 
 
 class ForkedBridge(BridgeProcess):
