@@ -12,25 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from kekbridge.documents import example_text
 from kekbridge.errors import ConfigError
 
 #: Value of a setting in a file.
 Value = bool | int | str | Sequence[str]
 
-_NAME: Final = "config.example.toml"
 _SECTION: Final = re.compile(r"\[([\w.]+)\]\s*(?:#.*)?$", re.ASCII)
 _SETTING: Final = re.compile(r"(\w+ = .*)$", re.ASCII)
-
-
-def example_text() -> str:
-    """The text of config.example.toml: beside the package's modules in an installation, beside the package in a clone."""
-    import kekbridge
-
-    package = Path(kekbridge.__file__).parent
-    for path in (package / _NAME, package.parent / _NAME):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    return ""
 
 
 def new_text() -> str:

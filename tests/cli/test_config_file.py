@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.cli.config_file import example_text, new_text, save, with_settings
+from kekbridge.cli.config_file import new_text, save, with_settings
 from kekbridge.config import Settings, load_settings
+from kekbridge.documents import example_text
 from kekbridge.errors import ConfigError
 from tests.paths import ROOT
 

@@ -1,4 +1,4 @@
-"""`kekbridge docs`: lists every document of the package, prints Markdown in a pipe, pages on a terminal."""
+"""`kekbridge docs`: lists every document of the package, prints Markdown in a pipe, is readable and paged on a terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import kekbridge
-from kekbridge.cli.docs import documents
+from kekbridge.documents import documents
 from tests.cli.terminal import at_terminal
 
 DIRECTORY = Path(kekbridge.__file__).parent / "docs"
 FILES = (*DIRECTORY.rglob("*.md"), DIRECTORY / "api.yaml")
-TOPICS = sorted(str(path.relative_to(DIRECTORY).with_suffix("")) for path in FILES)
+TOPICS = sorted([*(str(path.relative_to(DIRECTORY).with_suffix("")) for path in FILES), "config.example"])
 
 
 def test_every_file_is_a_topic(run: Any) -> None:
@@ -71,20 +71,42 @@ def test_an_unknown_topic_is_one_line_and_exit_code_3(run: Any, topic: str, hint
     assert hint in shown.err
 
 
-def test_a_topic_on_a_terminal_is_rendered_and_paged(tmp_path: Path) -> None:
-    """Markdown is rendered to headings and tables, in the pager named by $PAGER."""
+def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
+    """That of a terminal whose pager marks what it shows."""
     pager = tmp_path / "pager"
     pager.write_text("#!/bin/sh\necho paged with LESS=$LESS\ncat\n", encoding="utf-8")
     pager.chmod(0o755)
-    environment = {**os.environ, "PAGER": str(pager), "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment.pop("MANPAGER", None)
-    environment.pop("LESS", None)
-    with at_terminal("docs", "answers", environment=environment) as terminal:
+    clean = {name: value for name, value in os.environ.items() if name not in ("PAGER", "MANPAGER", "LESS", "NO_COLOR")}
+    return {**clean, "TERM": "xterm-256color", "PAGER": str(pager), **variables}
+
+
+def on_screen(*arguments: str, environment: dict[str, str]) -> str:
+    """What a command shows on a terminal of 80 columns and 50 rows."""
+    with at_terminal(*arguments, environment=environment, columns=80) as terminal:
         code, screen = terminal.end()
-    assert code == 0
-    assert screen.startswith("paged with LESS=FRX")
-    assert "\x1b[" in screen
-    assert "HTTP statuses" in screen
-    assert "## HTTP" not in screen
-    assert "|---|" not in screen
-    assert "<!--" not in screen
+    assert code == 0, screen
+    return screen
+
+
+def test_a_topic_on_a_terminal_is_rendered_and_paged(tmp_path: Path) -> None:
+    """Colours pass through less; nothing of Markdown is left, links name the command that shows them."""
+    screen = on_screen("docs", "settings", environment=environment(tmp_path))
+    assert screen.startswith("paged with LESS=-R\r\n")
+    assert "\x1b[1m" in screen
+    assert not [mark for mark in ("## ", "|---|", "<!--", "```", "](") if mark in screen]
+    assert "  kekbridge docs live\r\n" in screen
+
+
+def test_leaving_the_pager_early_is_no_error(tmp_path: Path) -> None:
+    """The reader quits on the first screen of a long document: no message, exit code 0, and NO_COLOR leaves no colours."""
+    quitting = environment(tmp_path, PAGER="head -n 3", NO_COLOR="1")
+    screen = on_screen("docs", "internals/orderly", environment=quitting)
+    assert screen.count("\n") == 3
+    assert "\x1b[3" not in screen
+
+
+@pytest.mark.parametrize("topic", ["api.yaml", "config.example.toml", "LIMITS", "internals/orderly.md"])
+def test_a_topic_may_be_named_after_its_file(run: Any, topic: str) -> None:
+    """With its suffix, in any case."""
+    shown = run("docs", topic, "--json")
+    assert Path(shown.data["path"]).name.lower().startswith(topic.rpartition("/")[2].lower())

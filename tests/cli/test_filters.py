@@ -112,13 +112,14 @@ def complete(data_dir: Path, *words: str) -> list[str]:
 
 
 def test_the_shell_is_offered_what_exists(data: Path) -> None:
-    """Names, statuses, codes, markets and commands; nothing for an unknown command."""
+    """Names, statuses, codes, markets, commands and documents; nothing for an unknown command."""
     assert complete(data, "webhook", "show", "b") == ["btc-trend"]
     assert complete(data, "logs", "--symbol", "s") == ["sol"]
     assert complete(data, "webhook", "create", "x", "--allowed-symbols", "ETH,B") == ["ETH,BTC"]
     assert complete(data, "logs", "--status", "part") == ["partially_filled"]
     assert complete(data, "explain", "timestamp_s") == ["timestamp_stale"]
     assert complete(data, "exits") == ["exits-only"]
+    assert complete(data, "docs", "internals/a") == ["internals/architecture"]
     assert complete(data, "ordrs", "x") == []
 
 
