@@ -1,3 +1,3 @@
 """kekbridge: a self-hosted bridge from TradingView alerts to KEK DEX (Orderly Network perpetual futures)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

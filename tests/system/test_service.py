@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kekbridge import __version__
 from tests.paths import ROOT
 from tests.system.machine import Machine, private_machine, why_no_machine
 
@@ -130,18 +131,18 @@ def _use(host: Host) -> None:
 def _upgrade(host: Host) -> None:
     """A new version with a migration of its own: a backup first, then the same orders, positions and key."""
     machine, before = host.machine, host.data("webhook", "list")
-    host.clone("/root/two", __init__=('"0.1.0"', '"0.2.0"'), store__migrations=_with_table("later"))
+    host.clone("/root/two", __init__=(__version__, "9.1.0"), store__migrations=_with_table("later"))
     _follow_no_link(host)
     done = host.program("/root/two", "upgrade", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["changed"], report["to"][:6], report["state"]) == (True, "0.2.0-", "the service is ready")
+    assert (report["changed"], report["to"][:6], report["state"]) == (True, "9.1.0-", "the service is ready")
     assert machine.output("stat", "-c", "%U %a", report["backup"]) == "kekbridge 600"
     assert host.show("NRestarts") == "0"
     assert host.data("webhook", "list") == before
     assert ":9123/" in host.kekbridge("web", "link").stdout + host.kekbridge("webhook", "show", "default").stdout
     assert "later" in _tables(host)
-    assert machine.output("kekbridge", "--version").startswith("kekbridge 0.2.0")
+    assert machine.output("kekbridge", "--version").startswith("kekbridge 9.1.0")
     assert "is installed already" in host.program("/root/two", "upgrade").stdout
     assert "is installed already" in host.kekbridge("upgrade").stdout
 
@@ -163,14 +164,14 @@ def _roll_back(host: Host) -> None:
     version = host.machine.output("readlink", "/opt/kekbridge/current")
     host.clone(
         "/root/three",
-        __init__=('"0.1.0"', '"0.3.0"'),
+        __init__=(__version__, "9.2.0"),
         store__migrations=_with_table("later", "much_later"),
         daemon__app=("            supervisor.ready()\n", f"            {_BROKEN}\n"),
     )
     done = host.program("/root/three", "upgrade")
     assert done.returncode == 1
     assert "broken on purpose" in done.stderr
-    assert "rolled back: 0.2.0-" in done.stderr
+    assert "rolled back: 9.1.0-" in done.stderr
     assert "with the database of before the migration" in done.stderr
     assert host.machine.output("readlink", "/opt/kekbridge/current") == version
     assert host.show("ActiveState") == "active"
