@@ -113,11 +113,17 @@ def _show_code(context: CliContext, *, again: bool, as_json: bool) -> None:
         "kekbridge restore kekbridge.zip",
         "kekbridge restore kekbridge.zip --yes",
         "kekbridge restore old.zip --unauthenticated        of version 0.1, or without its code",
+        "kekbridge restore before-migration-0014.db         of before an upgrade, in the data directory",
     )
 )
 def restore_backup(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `kekbridge backup` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A file that `kekbridge backup` wrote, or before-migration-….db of the data directory."
+        ),
+    ],
     unauthenticated: Annotated[
         bool,
         typer.Option("--unauthenticated", help="Do not check that the file is genuine; asks, also with --yes."),
@@ -134,15 +140,38 @@ def restore_backup(
     again: at the next start the bridge looks up every order that was waiting when the backup was created, and takes over positions and
     fills from the exchange. Alerts received after the backup are no longer known.
     """
+    from kekbridge.ops import backup as bridge_backup
+    from kekbridge.ops.backup_file import is_database
+
+    context = own_context(ctx, data_dir, config)
+    if not is_database(file):
+        _restore(context, file, _restore_key(context, file, unauthenticated=unauthenticated), yes=yes, as_json=as_json)
+        return
+    with bridge_backup.copy_as_backup(file, context.data_dir) as packed:
+        _restore(context, packed, (None, None), copy=file, yes=yes, as_json=as_json)
+
+
+def _restore(
+    context: CliContext,
+    file: Path,
+    keys: tuple[BackupKey | None, BackupKey | None],
+    *,
+    copy: Path | None = None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Check, ask, replace and report.
+
+    `keys`: see `_restore_key`. `copy`: the file in this data directory that `file` was made from, which needs no proof.
+    """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning
     from kekbridge.ops import backup as bridge_backup
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.lock import DaemonLock
 
-    context = own_context(ctx, data_dir, config)
     directory = context.data_dir
-    own, key = _restore_key(context, file, unauthenticated=unauthenticated)
+    own, key = keys
     backup_file = bridge_backup.inspect(file, key)
     holder = DaemonLock.holder(directory)
     if holder is not None:
@@ -150,7 +179,7 @@ def restore_backup(
             "already_running", f"the daemon (process {holder}) is using {directory}; stop it before restoring"
         )
     made_at = formatting.moment(backup_file.made_at)
-    if unauthenticated:
+    if key is None and copy is None:
         typer.confirm(
             f"Nothing proves who wrote {file}; its author may have changed limits, webhooks, the exchange's address. Restore it?",
             abort=True,
@@ -170,7 +199,7 @@ def restore_backup(
         vault, master = adopt
         vault.set(MASTER_KEY, master)
     if as_json:
-        render.as_json({"restored": _as_data(backup_file), "movedAside": None if old is None else str(old)})
+        render.as_json({"restored": _as_data(backup_file, copy), "movedAside": None if old is None else str(old)})
         return
     render.line(f"restored {backup_file.alerts} alerts and {backup_file.orders} orders, as of {made_at} UTC")
     if old is not None:
@@ -247,5 +276,5 @@ def _master_key_to_adopt(context: CliContext, file: Path, key: BackupKey | None)
     return vault, master
 
 
-def _as_data(backup: Backup) -> dict[str, Any]:
-    return {**formatting.to_jsonable(backup), "file": str(backup.file)}
+def _as_data(backup: Backup, copy: Path | None = None) -> dict[str, Any]:
+    return {**formatting.to_jsonable(backup), "file": str(copy or backup.file)}

@@ -17,8 +17,8 @@ import shutil
 import sqlite3
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import OrderStatus
 from kekbridge.ops import backup_file
 from kekbridge.store import cancels, codec, journal, orders, projector, settings
-from kekbridge.store.connections import FILE_NAME, connect, initialise
+from kekbridge.store.connections import FILE_NAME, connect, copies_before_migration, initialise
 from kekbridge.store.database import Database
 from kekbridge.store.facts import OrderFact, order_entry
 from kekbridge.store.lock import DaemonLock
@@ -141,6 +141,29 @@ def make_unauthenticated(database: Path, file: Path, *, now: datetime) -> None:
             _write(Path(directory), file, now, None)
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def copy_as_backup(copy: Path, data_dir: Path) -> Iterator[Path]:
+    """The copy of the database of before a migration as a backup without a MAC, until the block ends: for the way back to this version.
+
+    Only one that lies in the data directory, which is as genuine as the database beside it. Raises ConfigError for any other file.
+    """
+    if copy.resolve() not in (each.resolve() for each in copies_before_migration(data_dir)):
+        raise ConfigError(
+            f"{copy} is a database, expected a file that `kekbridge backup` wrote, or a copy before-migration-….db in {data_dir}"
+        )
+    made_at = datetime.fromtimestamp(copy.stat().st_mtime, UTC)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".restore.", dir=data_dir) as directory:
+            database, packed = Path(directory) / FILE_NAME, Path(directory) / "copy.zip"
+            shutil.copyfile(copy, database)
+            _check_database(database)
+            initialise(database)  # the copy may be of before several upgrades
+            _write(Path(directory), packed, made_at, None)
+            yield packed
+    except OSError as error:
+        raise ConfigError(f"{data_dir} cannot be written: {error.strerror}; nothing was replaced") from None
 
 
 def _write(

@@ -15,6 +15,8 @@ from typing import IO, Final
 from kekbridge.errors import ConfigError
 from kekbridge.vault.recovery import BackupKey
 
+# The first bytes of every SQLite file.
+_DATABASE: Final = b"SQLite format 3\0"
 # The zip's comment, which is the end of the file: a mark, and the HMAC-SHA256 of all bytes before it in hex.
 _MARK: Final = b"kekbridge-mac:"
 _MAC_LENGTH: Final = 64
@@ -82,6 +84,15 @@ def _mac(file: IO[bytes], key: BackupKey) -> bytes:
         mac.update(chunk)
         left -= len(chunk)
     return mac.hexdigest().encode()
+
+
+def is_database(path: Path) -> bool:
+    """True for a database file by itself, which is no backup. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_DATABASE)) == _DATABASE
+    except OSError as error:
+        raise ConfigError(f"the backup {path} cannot be read: {error.strerror}") from None
 
 
 def open_archive(path: Path, large: str) -> zipfile.ZipFile:

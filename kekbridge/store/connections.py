@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sqlite3
 import stat
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from kekbridge import __version__
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
-from kekbridge.store.codec import exact_sum
+from kekbridge.store.codec import exact_sum, from_json, time_text, to_json
 from kekbridge.store.files import MARKER
 from kekbridge.store.migrations import MIGRATIONS, Step
 from kekbridge.store.transaction import Connection
@@ -30,6 +33,8 @@ COMMAND_WAIT_S: Final = 10.0
 # File name of a copy from before a migration; the name of the first migration follows. Older copies than an interrupted migration's go.
 _BEFORE_MIGRATION: Final = "before-migration-"
 _INTERRUPTED_FOR_S: Final = 3600.0
+# Row of `settings`: the version that migrated the database last. Versions before 0.2.0 did not write it.
+_MIGRATED_BY: Final = "migrated_by"
 
 # SQLite's primary result codes for a problem of the machine, not of the statement: nothing was stored, and it may work again later.
 _UNAVAILABLE_CODES: Final = frozenset(
@@ -247,6 +252,10 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         applied = _applied(connection)
         _refuse_foreign(connection, applied, path)
         migrations.apply(sqlite_utils.Database(connection, execute_plugins=False))
+        connection.execute(
+            "INSERT OR REPLACE INTO settings (key, value, updated_at) VALUES (?, ?, ?)",
+            (_MIGRATED_BY, to_json(__version__), time_text(datetime.now(UTC))),
+        )
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -258,8 +267,26 @@ def _refuse_foreign(connection: sqlite3.Connection, applied: list[str], path: Pa
     unknown = [name for name in applied if name not in {known for known, _ in MIGRATIONS}]
     if unknown:
         raise ConfigError(
-            f"the database {path} was written by a newer kekbridge (migration {unknown[0]} is unknown); "
-            "upgrade kekbridge, or restore a backup of this version"
+            f"the database {path} belongs to {_migrated_by(connection)} (migration {unknown[0]} is unknown to {__version__}):"
+            f" use that version, or {_way_back(path, unknown[0])}"
         )
     if not applied and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
         raise ConfigError(f"{path} is a database of another program; use another --data-dir")
+
+
+def _migrated_by(connection: sqlite3.Connection) -> str:
+    """The newer version that migrated the database, as a refusal names it."""
+    row = connection.execute("SELECT value FROM settings WHERE key = ?", (_MIGRATED_BY,)).fetchone()
+    found = None if row is None else from_json(row[0])
+    return f"kekbridge {found}" if isinstance(found, str) and found != __version__ else "a newer kekbridge"
+
+
+def _way_back(path: Path, migration: str) -> str:
+    """What brings this version's data back: the copy of before that migration, else a backup that this version wrote."""
+    if (copy := path.with_name(f"{_BEFORE_MIGRATION}{migration}.db")).is_file():
+        what, file = "go back to the data of before its upgrade", shlex.quote(str(copy))
+    else:
+        written = path.parent.glob(f"backups/before-upgrade-from-{__version__}-*.zip")
+        newest = max(written, key=lambda backup: backup.stat().st_mtime, default=None)
+        what, file = f"restore a backup of {__version__}", "FILE" if newest is None else shlex.quote(str(newest))
+    return f"{what} with `kekbridge restore {file} --data-dir {shlex.quote(str(path.parent))}`"

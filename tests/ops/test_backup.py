@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -297,6 +299,32 @@ def test_without_a_proof_a_restore_asks(data_dir: Path, tmp_path: Path, *, is_ol
     restored = json.loads(run_cli(*arguments, "--unauthenticated", data_dir=elsewhere, stdin="y\n"))
     assert restored["restored"]["isAuthenticated"] is False
     assert "w" in run_cli("webhook", "list", data_dir=elsewhere)
+
+
+def test_the_refusal_of_a_newer_database_names_a_command_that_works(data_dir: Path) -> None:
+    """The copy of before a newer version's migration brings the webhooks back, without a proof: it lies beside the database."""
+    copy = data_dir / "before-migration-9999_later.db"
+    shutil.copyfile(data_dir / FILE_NAME, copy)
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as newer, newer:
+        newer.execute("DELETE FROM webhook_keys")
+        newer.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('kekbridge', '9999_later', '')"
+        )
+    with pytest.raises(ConfigError) as refused:
+        Database.open(data_dir)
+    (command,) = re.findall(r"`kekbridge (restore .*)`", refused.value.message)
+    assert str(copy) in command
+    elsewhere = data_dir.with_name("copy.db")
+    shutil.copyfile(copy, elsewhere)
+    with (
+        pytest.raises(ConfigError, match=r"is a database, expected a file that `kekbridge backup` wrote, or a copy"),
+        backup.copy_as_backup(elsewhere, data_dir),
+    ):
+        pass
+    restored = json.loads(run_cli(*shlex.split(command), "--yes", "--json", data_dir=data_dir))
+    assert restored["restored"]["file"] == str(copy)
+    assert len(json.loads(run_cli("webhook", "show", "w", "--json", data_dir=data_dir))["keys"]) == 1
+    assert not list(data_dir.glob(".restore*"))
 
 
 def test_a_sealed_vault_comes_along(tmp_path: Path) -> None:

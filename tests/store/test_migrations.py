@@ -16,6 +16,7 @@ import pytest
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
+from kekbridge import __version__
 from kekbridge.errors import ConfigError
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book
@@ -291,13 +292,31 @@ def test_before_a_migration_a_copy_is_kept_for_the_way_back(tmp_path: Path) -> N
     assert applied == BEFORE_THE_JOURNAL
 
 
-def test_a_database_of_a_newer_version_is_refused_with_one_line(tmp_path: Path) -> None:
-    """An older program does not know what newer tables promise; nothing is changed."""
+@pytest.mark.parametrize("migrated_by", [None, "9.1.0"])
+def test_a_database_of_a_newer_version_is_refused_with_the_way_back(tmp_path: Path, migrated_by: str | None) -> None:
+    """One line says which version it belongs to, and which file brings back this version's data; nothing is changed."""
     Database.open(tmp_path).close_now()
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as raw, raw:
+        assert raw.execute("SELECT value FROM settings WHERE key = 'migrated_by'").fetchone() == (f'"{__version__}"',)
         raw.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('kekbridge', '9999_later', '')"
         )
-    with pytest.raises(ConfigError, match=r"newer kekbridge.*9999_later.*upgrade") as refused:
-        Database.open(tmp_path)
-    assert "\n" not in refused.value.message
+        if migrated_by is not None:
+            raw.execute("UPDATE settings SET value = ? WHERE key = 'migrated_by'", (f'"{migrated_by}"',))
+
+    def refusal() -> str:
+        with pytest.raises(ConfigError) as refused:
+            Database.open(tmp_path)
+        assert "\n" not in refused.value.message
+        return refused.value.message
+
+    whose = "a newer kekbridge" if migrated_by is None else "kekbridge 9.1.0"
+    assert f"belongs to {whose} (migration 9999_later is unknown to {__version__}): use that version, or" in refusal()
+    assert refusal().endswith(f"restore a backup of {__version__} with `kekbridge restore FILE --data-dir {tmp_path}`")
+    backup = tmp_path / "backups" / f"before-upgrade-from-{__version__}-0a1b2c3d.zip"
+    backup.parent.mkdir()
+    backup.touch()
+    assert f"`kekbridge restore {backup} --data-dir {tmp_path}`" in refusal()
+    copy = tmp_path / "before-migration-9999_later.db"
+    copy.touch()
+    assert f"the data of before its upgrade with `kekbridge restore {copy} --data-dir {tmp_path}`" in refusal()

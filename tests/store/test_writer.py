@@ -44,7 +44,7 @@ def put_key(connection: sqlite3.Connection, key: str, value: object = 1) -> str:
 
 
 def keys(connection: sqlite3.Connection) -> set[str]:
-    return {key for (key,) in connection.execute("SELECT key FROM settings")}
+    return {key for (key,) in connection.execute("SELECT key FROM settings WHERE key <> 'migrated_by'")}
 
 
 def note(kind: str = "stream_down", size: int = 0) -> Entry:
