@@ -16,6 +16,7 @@ from kekbridge.model import Mode
 from tests.paths import ROOT
 
 EXAMPLE = ROOT / "config.example.toml"
+DATA = ROOT / "tests" / "data"
 
 
 def written(directory: Path, text: str) -> Path:
@@ -66,6 +67,23 @@ def test_example_explains_every_section() -> None:
     sections = [number for number, line in enumerate(lines) if line.startswith("[")]
     assert lines[0].startswith("# ")
     assert all(lines[number + 1].startswith("# ") for number in sections)
+
+
+# -------------------------------------------------------------------------------------------------------- earlier versions
+
+
+def test_a_settings_file_of_0_1_is_read() -> None:
+    """Each of its settings is accepted and keeps its value; the file has all of them, none with its default."""
+    file = DATA / "config-0.1.toml"
+    old = tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
+    sections = {name: part for name, part in old.items() if isinstance(part, dict)}
+    names = ["mode"] + [f"{name}.{inner}" for name, part in sections.items() for inner in part if inner != "templates"]
+    loaded = load_settings(file, environment={})
+    assert len(names) == 84
+    for name in [*names, "notify.templates"]:
+        found, written_there = setting(loaded, name), setting(old, name)
+        assert found == (tuple(written_there) if isinstance(written_there, list) else type(found)(written_there))
+        assert found != setting(Settings(), name)
 
 
 # ------------------------------------------------------------------------------------------------------------- layers

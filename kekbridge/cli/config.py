@@ -36,10 +36,12 @@ def show(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
 def check(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Check the settings as `serve` does. Exit code 2 and one line if something is wrong."""
     from kekbridge.cli import render
-    from kekbridge.daemon.preflight import check_settings
+    from kekbridge.daemon.preflight import check_settings, settings_changed_since_0_1
 
     context = own_context(ctx, data_dir, config)
     check_settings(context.settings)
+    for line in settings_changed_since_0_1(context.settings):
+        render.note(line)
     changed = [name for name, _, source in _rows(context) if source != "default"]
     if as_json:
         render.as_json({"ok": True, "file": _text(context.config_file), "changed": changed})

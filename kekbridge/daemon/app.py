@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kekbridge import __version__
 from kekbridge.config import Server, Settings
 from kekbridge.daemon import process
-from kekbridge.daemon.preflight import check_settings
+from kekbridge.daemon.preflight import check_settings, settings_changed_since_0_1
 from kekbridge.daemon.resources import Resources, open_all
 from kekbridge.daemon.steady_clock import SteadyClock
 from kekbridge.daemon.systemd import Supervisor, inherited_sockets
@@ -163,6 +163,8 @@ class Daemon:
     ) -> Daemon:
         """Open all resources in order; the stack closes them in reverse. `clock` None: a steady one. Raises OperatorError."""
         check_settings(settings, _listen_addresses(settings, sockets))
+        for line in settings_changed_since_0_1(settings):
+            log.warning("setting_changed", detail=line)
         resources = await open_all(settings, data_dir, stack, clock=clock or SteadyClock())
         return cls(resources, supervisor=supervisor or Supervisor(None), sockets=sockets)
 

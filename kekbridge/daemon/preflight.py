@@ -36,6 +36,17 @@ def check_settings(settings: Settings, addresses: Iterable[Server] = ()) -> None
         resolve_urls(settings.mode.value, exchange.base_url, exchange.ws_public_url, exchange.ws_private_url)
 
 
+def settings_changed_since_0_1(settings: Settings) -> list[str]:
+    """A line for each setting that version 0.1 accepted with a wider meaning, if it is used without saying which one is meant."""
+    lines = []
+    if settings.auth.client_certificates and "client_certificate_header" not in settings.auth.model_fields_set:
+        lines.append(
+            f"auth.client_certificates: only the header {settings.auth.client_certificate_header} is read, while version 0.1 also read"
+            " X-Client-Certificate; set auth.client_certificate_header to the one that your proxy overwrites"
+        )
+    return lines
+
+
 def _check_certificate(settings: Settings) -> None:
     tls = settings.tls
     if not tls.domain:

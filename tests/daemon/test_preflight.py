@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from kekbridge.config import load_settings
-from kekbridge.daemon.preflight import check_settings
+from kekbridge.daemon.preflight import check_settings, settings_changed_since_0_1
 from kekbridge.errors import ConfigError
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment
+from tests.paths import ROOT
 
+DATA = ROOT / "tests" / "data"
 WRONG = {
     "public without TLS": ({"server.host": "0.0.0.0"}, "tls.cert"),  # noqa: S104 - refused
     "half a certificate": ({"tls.cert": "/nowhere/cert.pem"}, "tls.key is not set"),
@@ -44,6 +46,17 @@ def test_the_defaults_pass_and_an_unused_admin_host_is_not_checked() -> None:
     """Settings of what is disabled are not checked."""
     check_settings(load_settings(environment={}))
     check_settings(load_settings(environment={}, overrides={"admin.enabled": False, "admin.host": "192.0.2.1"}))
+
+
+def test_a_setting_of_0_1_with_a_narrower_meaning_is_named() -> None:
+    """Pinned client certificates are looked for in one header, where version 0.1 had two: a line until the header is set."""
+    pinned = {"auth.client_certificates": "0" * 64}
+    (line,) = settings_changed_since_0_1(load_settings(environment={}, overrides=pinned))
+    assert "auth.client_certificate_header" in line
+    chosen = pinned | {"auth.client_certificate_header": "X-Client-Certificate-SHA256"}
+    assert settings_changed_since_0_1(load_settings(environment={}, overrides=chosen)) == []
+    assert settings_changed_since_0_1(load_settings(DATA / "config-0.1.toml", environment={})) == [line]
+    assert settings_changed_since_0_1(load_settings(environment={})) == []
 
 
 @pytest.mark.parametrize("command", [("serve",), ("config", "check")])
