@@ -169,9 +169,10 @@ def upgrade(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json =
 
     Run it from the new version. The new program is copied and checked beside the old one; then a backup is written, the service is
     restarted, and the database migrated. If the new version is not ready as the old one was, the old one is started again, with the
-    database as it was before the migration.
+    database as it was before the migration. It ends with what behaves differently in the new version.
     """
     from kekbridge.cli import installation, render
+    from kekbridge.cli.changelog import releases_between
     from kekbridge.cli.upgrade import Upgrade
     from kekbridge.errors import NotFound
 
@@ -189,12 +190,20 @@ def upgrade(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json =
 
     with place.locked():
         done = Upgrade(place, installation.Systemd(), old, report).run(_service_units, ready_within_s=_READY_WITHIN_S)
+    new = releases_between(done["from"], done["to"])
     if as_json:
-        render.as_json(done)
-    elif not done["changed"]:
+        render.as_json({**done, "releases": new})
+        return
+    if not done["changed"]:
         render.line(f"{old} is installed already; run `upgrade` from the new version's program")
-    else:
-        render.line(f"upgraded: {done['from']} -> {done['to']}; {done['state']}")
+        return
+    render.line(f"upgraded: {done['from']} -> {done['to']}; {done['state']}")
+    for release in new:
+        render.heading(f"What behaves differently in {release.version}")
+        for change in release.changes:
+            render.hanging("- ", change.replace("**", ""))
+    if new:
+        render.note("What is new: kekbridge docs changelog")
 
 
 @removing.command(epilog=examples("sudo kekbridge uninstall", "sudo kekbridge uninstall --purge      the data, too"))
