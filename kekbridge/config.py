@@ -13,7 +13,8 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -28,6 +29,7 @@ APP_NAME = "kekbridge"
 # Characters of a wrong value that an error quotes.
 _LONGEST_FOUND = 60
 ENVIRONMENT_PREFIX = "KEKBRIDGE_"
+_REPLICA_PLACES: Final = '"s3://bucket/path", "sftp://user@host/path" or "file:///path"'
 # Variables that are not settings: paths of the settings file and the data directory.
 _PATH_VARIABLES = frozenset({"KEKBRIDGE_CONFIG", "KEKBRIDGE_DATA_DIR"})
 
@@ -74,6 +76,23 @@ def _templates(value: Mapping[str, str]) -> Mapping[str, str]:
     return {kind: notifications.check_template(kind, text) for kind, text in value.items()}
 
 
+def _replica_url(value: str) -> str:
+    """Expects a place that Litestream writes to; a password has no place in the settings, and is not quoted."""
+    if not value:
+        return value
+    try:
+        parts = urlsplit(value)
+        password = parts.password
+    except ValueError:
+        raise ValueError(f"found {_found(value)}, expected {_REPLICA_PLACES}") from None
+    if password is not None:
+        raise ValueError("found a password in the URL, expected none: use ssh_key, or a key in the vault")
+    is_whole = parts.path not in ("", "/") if parts.scheme == "file" else bool(parts.hostname)
+    if parts.scheme not in ("s3", "sftp", "file") or not is_whole or (parts.scheme == "file" and parts.netloc):
+        raise ValueError(f"found {_found(value)}, expected {_REPLICA_PLACES}")
+    return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -84,6 +103,7 @@ Templates = Annotated[Mapping[str, str], AfterValidator(_templates)]
 Levels = Annotated[Mapping[str, str], BeforeValidator(_split_pairs), AfterValidator(_levels)]
 Hours = Annotated[str, AfterValidator(_quiet_hours)]
 ZoneName = Annotated[str, AfterValidator(_zone)]
+ReplicaUrl = Annotated[str, AfterValidator(_replica_url)]
 
 
 class _Section(BaseModel):
@@ -233,6 +253,18 @@ class BackupSettings(_Section):
     dir: str = ""
 
 
+class ReplicaSettings(_Section):
+    """A continuous copy of the database at another place, made by Litestream. Empty `url`: none."""
+
+    url: ReplicaUrl = ""
+    endpoint: str = ""
+    region: str = ""
+    ssh_key: str = ""
+    host_key: str = ""
+    sync_s: Annotated[float, Field(ge=0.1, le=3600)] = 1.0
+    warn_after_s: Seconds = 60.0
+
+
 class Log(_Section):
     """Log level and format."""
 
@@ -270,6 +302,7 @@ class Settings(_Section):
     vault: Vault = Vault()
     store: Store = Store()
     backup: BackupSettings = BackupSettings()
+    replica: ReplicaSettings = ReplicaSettings()
     notify: Notify = Notify()
     log: Log = Log()
 

@@ -19,6 +19,9 @@ _INTERNAL: Final = re.compile(r"sqlite_(stat[1-4]|sequence|autoindex_.*)")
 _APPLIED_TABLE: Final = "_sqlite_migrations"
 _APPLIED_COLUMNS: Final = {"id", "migration_set", "name", "applied_at"}
 
+# Litestream writes them into a database that it copies, and makes them again at its next start.
+_REPLICATION_TABLES: Final = ("_litestream_seq", "_litestream_lock")
+
 _Objects = dict[tuple[str, str], str]
 
 
@@ -47,6 +50,12 @@ def check_schema(connection: sqlite3.Connection, name: str) -> None:
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ConfigError(f"the database {name} lacks the {missing[0][0]} {missing[0][1]}; use another backup")
+
+
+def drop_replication_tables(connection: sqlite3.Connection) -> None:
+    """Remove what the replication (ops/litestream.py) has written into a copy of the database. Raises sqlite3.Error."""
+    for name in _REPLICATION_TABLES:
+        connection.execute(f"DROP TABLE IF EXISTS {name}")
 
 
 def _applied(connection: sqlite3.Connection) -> list[str]:
