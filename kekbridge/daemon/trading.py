@@ -72,7 +72,7 @@ class TradingServices:
             book=book, database=database, exchange=exchange, tracker=self.tracker, clock=clock
         )
         self.account_events = AccountEvents(book=book, database=database, exchange=exchange, clock=clock)
-        keys = KeyWatch(book=book, exchange=exchange, clock=clock)
+        self._keys = keys = KeyWatch(book=book, exchange=exchange, clock=clock)
         self.canceller = OrderCanceller(
             database=database,
             exchange=exchange,
@@ -224,6 +224,7 @@ class TradingServices:
         return (
             self.tracker.run(),
             self.key_usage.run(),
+            self._keys.run(),
             self._when_reconciled(self.account_events.note_leaving_markets),
             self._when_reconciled(self.protection.run),
             self._when_reconciled(self._resolve_orphans),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kekbridge.execution import key_watch
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.paper.settings import PAPER_ORDERLY_KEY
 from kekbridge.store import journal
@@ -96,3 +97,40 @@ async def test_a_rejected_cancel_has_the_key_asked_for(bridge: Bridge) -> None:
     await until(lambda: _state(bridge) is TradingState.HALTED)
     await _set_key(bridge, status="ACTIVE")
     await bridge.until_stored(resting, "canceled")
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is asked for every 50 ms while the account cannot be read."""
+    monkeypatch.setattr(key_watch, "_CHECK_EVERY_S", 0.05)
+
+
+async def test_an_idle_bridge_halts_when_its_key_is_removed(often: None, bridge: Bridge) -> None:
+    """Without an order to send: the stream is closed and refused, and the bridge halts and names the standby that may have taken over."""
+    await _set_key(bridge, status="REMOVED")
+    await until(lambda: _state(bridge) is TradingState.HALTED)
+    reason = bridge.daemon.trading.book.control(ACCOUNT, now=bridge.clock()).reason
+    assert "removed at the exchange" in reason
+    assert "standby has taken over" in reason
+    status, answer = await bridge.send(quantity="0.01")
+    assert (status, answer["code"]) == (422, "trading_halted")
+
+
+async def test_a_start_with_a_removed_key_halts(often: None, tmp_path: Path) -> None:
+    """A machine that comes back after a standby has removed its key halts before it is reconciled, and an alert is not stored."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with quick_bridge(tmp_path, paper_url) as first:
+            await _set_key(first, status="REMOVED")
+        async with quick_bridge(tmp_path, paper_url, ready=False) as second:
+            await until(lambda: _state(second) is TradingState.HALTED)
+            assert not second.daemon.trading.is_reconciled
+            assert (await second.send(quantity="0.01"))[0] in (422, 503)
+            assert await second.journal("order_accepted") == []
+
+
+async def test_an_outage_is_no_removed_key(often: None, bridge: Bridge) -> None:
+    """While the exchange does not answer, the bridge keeps its trading state."""
+    await bridge.fault("html", count=30)
+    await until(lambda: not bridge.daemon.exchange.health.is_reachable)
+    await until(lambda: bridge.daemon.exchange.health.is_reachable)
+    assert _state(bridge) is TradingState.RUNNING
