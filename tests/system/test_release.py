@@ -25,8 +25,8 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from kekbridge import __version__
-from kekbridge.cli.docs import documents
 from kekbridge.cli.program_copy import RunningProgram
+from kekbridge.documents import documents
 from tests.paths import ROOT
 from tests.system.machine import private_machine, why_no_machine
 
