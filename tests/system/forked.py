@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -95,6 +96,13 @@ def run_here(arguments: list[str], environment: Mapping[str, str], directory: st
 
     Raises SystemExit with the command's exit code.
     """
+    _take_over(["kekbridge", *arguments], environment, directory, streams)
+    from kekbridge.cli import main
+
+    main.run()
+
+
+def _take_over(arguments: list[str], environment: Mapping[str, str], directory: str, streams: list[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
@@ -103,30 +111,19 @@ def run_here(arguments: list[str], environment: Mapping[str, str], directory: st
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["kekbridge", *arguments]
+    sys.argv = arguments
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell's background job ignores it, and so do its children
-    from kekbridge.cli import main
-
-    main.run()
 
 
-class Fork:
-    """A command that runs in a fork, with its output on two pipes; the part of subprocess.Popen that tests need."""
+class _Started:
+    """A fork that runs; the part of subprocess.Popen that tests need."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str]) -> None:
-        """Start it. `environment` is all it gets; its stdin is empty."""
-        context = forkserver()
-        (out, out_end), (err, err_end) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        directory = str(Path.cwd())
-        self._fork = context.Process(
-            target=_run_on_pipes, args=(list(arguments), dict(environment), directory, out_end, err_end)
-        )
-        _start(self._fork)
-        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno()), encoding="utf-8") for end in (out, err))
-        for end in (out, out_end, err, err_end):
-            end.close()
+    def __init__(self, fork: ForkServerProcess) -> None:
+        """Start it."""
+        _start(fork)
+        self._fork = fork
 
     @property
     def pid(self) -> int:
@@ -141,12 +138,26 @@ class Fork:
     def kill(self) -> None:
         self._fork.kill()
 
-    def wait(self, timeout_s: float) -> int:
+    def wait(self, timeout_s: float | None = None) -> int:
         """Return the exit code, negative for a signal; raises subprocess.TimeoutExpired."""
         code = _exit_code(self._fork, timeout_s)
         if code is None:
-            raise subprocess.TimeoutExpired("kekbridge", timeout_s)
+            raise subprocess.TimeoutExpired("kekbridge", timeout_s or 0)
         return code
+
+
+class Fork(_Started):
+    """A command that runs in a fork, with its output on two pipes."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str]) -> None:
+        """Start it. `environment` is all it gets; its stdin is empty."""
+        context = forkserver()
+        (out, out_end), (err, err_end) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        given = (list(arguments), dict(environment), str(Path.cwd()), out_end, err_end)
+        super().__init__(context.Process(target=_run_on_pipes, args=given))
+        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno()), encoding="utf-8") for end in (out, err))
+        for end in (out, out_end, err, err_end):
+            end.close()
 
 
 def _run_on_pipes(
@@ -154,6 +165,26 @@ def _run_on_pipes(
 ) -> None:
     """In the fork: run the command with its output on these pipes."""
     run_here(arguments, environment, directory, [os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno()])
+
+
+class ForkedModule(_Started):
+    """`python -m MODULE ARGUMENT…` in a fork and a session of its own, without stdin and stdout, its stderr appended to `log`."""
+
+    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str], log: Path | None = None) -> None:
+        """Start it. `environment` is all it gets."""
+        self.args = ["-m", module, *arguments]
+        given = ([module, *arguments], dict(environment), str(Path.cwd()), str(log or os.devnull))
+        super().__init__(forkserver().Process(target=_run_module, args=given))
+
+
+def _run_module(arguments: list[str], environment: dict[str, str], directory: str, log: str) -> None:
+    """In the fork: run the module as the main program."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    _take_over(
+        arguments, environment, directory, [null, null, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)]
+    )
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
 def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bool = True) -> str:
