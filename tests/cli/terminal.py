@@ -6,14 +6,14 @@ import codecs
 import os
 import pty
 import select
-import subprocess
 import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.cli.processes import DEADLINE_S, KEKBRIDGE
+from tests.cli.processes import DEADLINE_S
+from tests.system.forked import ForkOnTerminal
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Terminal:
     """A command on a pseudo-terminal."""
 
     #: The running command.
-    process: subprocess.Popen[bytes]
+    process: ForkOnTerminal
     #: Our end of the terminal, a file descriptor.
     file: int
     #: Output that `expect` has not consumed yet.
@@ -74,15 +74,9 @@ def at_terminal(*arguments: str, environment: Mapping[str, str], columns: int = 
     if columns:
         termios.tcsetwinsize(theirs, (50, columns))
     try:
-        process = subprocess.Popen(
-            [*KEKBRIDGE, *arguments],
-            # A width in the environment, as test workers have one, would take precedence over the terminal's own.
-            env={name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
+        # A width in the environment, as test workers have one, would take precedence over the terminal's own.
+        own = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+        process = ForkOnTerminal(*arguments, environment=own, terminal=theirs)
         os.close(theirs)
         try:
             yield Terminal(process, ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from kekbridge import __version__
 from tests.paths import ROOT
+from tests.system.forked import run_forked
+from tests.system.harness import clean_environment
 
 # Modules whose import takes longer than everything else in `--help`.
 HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "asyncio")
@@ -32,25 +35,22 @@ LATE = (
 )
 
 
-def kekbridge(*arguments: str, python: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "KEKBRIDGE_DATA_DIR": str(options.pop("data_dir", "/nonexistent")),
-    }
-    return subprocess.run(
-        [sys.executable, *python, "-m", "kekbridge.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
+def kekbridge(*arguments: str, data_dir: Path | str = "/nonexistent") -> subprocess.CompletedProcess[str]:
+    """Run a command line as the entry point does."""
+    return run_forked(*arguments, environment={**clean_environment(), "KEKBRIDGE_DATA_DIR": str(data_dir)})
 
 
 def imported(*arguments: str) -> set[str]:
     """Return the top-level names of the modules that a command line imports (python -X importtime)."""
-    done = kekbridge(*arguments, python=("-X", "importtime"))
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "kekbridge.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
     return {
         line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line
     }
@@ -181,23 +181,50 @@ LOCALES = (
 )
 
 
+# A program that runs several command lines, separated by "--next", and writes the exit code of each on a line of its own.
+_SEVERAL = """
+import sys
+from kekbridge.cli import main
+lines = [[]]
+for argument in sys.argv[1:]:
+    lines.append([]) if argument == "--next" else lines[-1].append(argument)
+for line in lines:
+    sys.argv = ["kekbridge", *line]
+    try:
+        main.run()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.write(f"exit code {end.code}\\n")
+"""
+
+
 @pytest.mark.parametrize("locale", LOCALES, ids=["C", "ascii", "latin-1", "utf-8"])
 def test_no_traceback_under_any_encoding(tmp_path: Path, locale: dict[str, str]) -> None:
     """What the terminal cannot show is escaped; input that is no text is one line and exit code 2."""
     environment = {**os.environ, **locale, "PYTHONPATH": str(ROOT), "KEKBRIDGE_DATA_DIR": str(tmp_path / "data")}
     environment["KEKBRIDGE_VAULT_BACKEND"] = "key_file"
-
-    def run(*arguments: str | bytes, stdin: bytes = b"") -> tuple[int, str]:
-        command = [sys.executable, "-m", "kekbridge", *arguments]
-        done = subprocess.run(command, env=environment, input=stdin, capture_output=True, timeout=60, check=False)
-        assert b"Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stderr.decode(errors="replace")
-
-    assert run("webhook", "create", "w")[0] == 0
-    assert run("webhook", "show", "w")[0] == 0  # shortens keys with an ellipsis
-    code, error = run("webhook", "show", b"\xff\xfe")
-    assert (code, error.count("\n")) == (2, 1)
-    assert "is not valid" in error
-    code, error = run("notify", "set", stdin=b"\xff\xfe\n")
-    assert (code, error.count("\n")) in ((2, 1), (0, 0))  # latin-1 reads any byte
-    assert run("webhook", "show", "für")[0] in (2, 3)
+    lines: tuple[tuple[str | bytes, ...], ...] = (
+        ("webhook", "create", "w"),
+        ("webhook", "show", "w"),  # shortens keys with an ellipsis
+        ("webhook", "show", b"\xff\xfe"),
+        ("notify", "set"),  # reads the input
+        ("webhook", "show", "für"),
+    )
+    arguments = [argument for line in lines for argument in ("--next", *line)][1:]
+    done = subprocess.run(
+        [sys.executable, "-c", _SEVERAL, *arguments],
+        env=environment,
+        input=b"\xff\xfe\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    written = done.stderr.decode(errors="replace")
+    assert "Traceback" not in written
+    first, shown, unreadable, from_input, foreign, rest = re.split(r"(?<=exit code \d)\n", written)
+    assert first.endswith("exit code 0")
+    assert shown.endswith("exit code 0")
+    assert re.fullmatch(r"kekbridge: .* is not valid .*\nexit code 2", unreadable)
+    assert re.fullmatch(r"kekbridge: .*\nexit code 2|exit code 0", from_input)  # latin-1 reads any byte
+    assert re.search(r"exit code [23]$", foreign)
+    assert rest == ""

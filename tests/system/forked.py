@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def _take_over(arguments: list[str], environment: Mapping[str, str], directory: 
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()
     sys.argv = arguments
     signal.signal(
         signal.SIGINT, signal.default_int_handler
@@ -165,6 +167,35 @@ def _run_on_pipes(
 ) -> None:
     """In the fork: run the command with its output on these pipes."""
     run_here(arguments, environment, directory, [os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno()])
+
+
+class ForkOnTerminal(_Started):
+    """A command that runs in a fork, in a session of its own, with a terminal as stdin, stdout and stderr."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str], terminal: int) -> None:
+        """Start it. `environment` is all it gets; `terminal` is a file descriptor, which stays open here."""
+        given = (list(arguments), dict(environment), str(Path.cwd()))
+        super().__init__(forkserver().Process(target=_run_on_terminal, args=(*given, _Passed(terminal))))
+
+
+class _Passed:
+    """A file descriptor for the fork that is about to start."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (DupFd(self._file),)
+
+
+def _received(duplicate: Any) -> int:
+    return int(duplicate.detach())
+
+
+def _run_on_terminal(arguments: list[str], environment: dict[str, str], directory: str, terminal: int) -> None:
+    """In the fork: run the command on this terminal."""
+    os.setsid()
+    run_here(arguments, environment, directory, [terminal] * 3)
 
 
 class ForkedModule(_Started):

@@ -137,7 +137,7 @@ def test_a_closed_webhook_is_shown_closed_with_a_fix_that_works(bridge: Served) 
     assert "btc-trend takes no entries.  Fix:  raise --daily-orders" in notes
     assert "or wait " in notes
     assert state in bridge.run("webhook", "show", "btc-trend").stdout
-    assert "exits only until 00:00 (orders a day)" in bridge.run("risk", "show").stdout
+    assert "exits only until 05:30 (orders a day)" in bridge.run("risk", "show").stdout  # midnight in UTC
     again = bridge.run("resume", "--webhook", "btc-trend")
     assert "webhook btc-trend is still over its orders a day: the next entry closes it again" in again.stderr
     assert bridge.run("webhook", "edit", "btc-trend", "--daily-orders", "50").returncode == 0
