@@ -99,7 +99,9 @@ def follow(topic: str, target: str, known: Sequence[str]) -> Link | None:
 
 
 def attachment(name: str) -> bytes | None:
-    """The content of a file that a document shows or links, by its path below `kekbridge/docs`; None if there is none."""
+    """The content of a document's own file, or of one that it shows or links, by its path below `kekbridge/docs`; None if there is none."""
+    if name == _EXAMPLE:
+        return example_text().encode() or None
     return next((file.read_bytes() for path, file in _walk(_root()) if path == name), None)
 
 

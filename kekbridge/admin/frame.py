@@ -36,6 +36,7 @@ MORE: Final[tuple[tuple[str, str], ...]] = (
     ("/jobs", "Jobs"),
     ("/doctor", "Doctor"),
     ("/backup", "Backup"),
+    ("/docs", "Documentation"),
 )
 _ON_PHONE: Final = 4
 _REFRESH_S: Final = 15

@@ -15,6 +15,7 @@ from htpy import Node
 from kekbridge.admin.actions import TradingForms
 from kekbridge.admin.alert_detail import AlertDetailPage
 from kekbridge.admin.alert_pages import AlertPages
+from kekbridge.admin.document_pages import DocumentPages
 from kekbridge.admin.elements import button, closed_state, gauge, pairs, status
 from kekbridge.admin.history_pages import HistoryPages
 from kekbridge.admin.key_pages import KeyPages
@@ -51,6 +52,7 @@ class Pages:
             NotificationPages(service, page),
             HistoryPages(service, page),
             SystemPages(service, page),
+            DocumentPages(page),
         )
 
     def register(self, router: web.UrlDispatcher) -> None:

@@ -108,6 +108,7 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
             ("/history?show=all", "history"),
             ("/jobs", "jobs"),
             ("/backup", "backup"),
+            ("/docs/alerts", "document"),
         ),
     ):
         await visit.check_page(path, name)
@@ -418,7 +419,7 @@ async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
         *(path for path, _ in (*MENU, *MORE)),
         *(f"/webhooks/{hook}{tab}" for tab in ("", "/activity", "/limits")),
         f"/log/{alert}",
-        *("/confirm/halt", f"/orders/cancel?order={order.client_order_id}", "/nothing-here"),
+        *("/docs/limits", "/confirm/halt", f"/orders/cancel?order={order.client_order_id}", "/nothing-here"),
     ):
         # Of the rules, these depend on theme and width.
         for width, dark, rules in ((1280, False, ()), (390, True, ("color-contrast", "scrollable-region-focusable"))):

@@ -21,12 +21,14 @@ HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "a
 
 # Modules that no alert needs, or only some setups: the daemon imports them once it listens, or on first use.
 LATE = (
-    *("apprise", "apscheduler", "click", "keyring", "platformdirs", "prometheus_client", "rich", "sqlite_utils"),
+    *("apprise", "apscheduler", "click", "keyring", "markdown_it", "platformdirs", "prometheus_client", "rich"),
+    "sqlite_utils",
     *(
         "kekbridge.admin.server",
         "kekbridge.alerts.template",
         "kekbridge.cli.render",
         "kekbridge.cli.send",
+        "kekbridge.documents",
         "kekbridge.exchange.orderly.checks",
         "kekbridge.ingress.tls.acme",
         "kekbridge.ops.jobs",
