@@ -23,7 +23,7 @@ from kekbridge.alerts.unknown_fields import look_alike
 from kekbridge.cli import main
 from kekbridge.cli.app import app
 from kekbridge.codes import CODES
-from kekbridge.config import Settings, Vault, dotted_names
+from kekbridge.config import Settings, Vault, dotted_names, load_settings
 from kekbridge.errors import AlreadyRunning, ConfigError, NotFound
 from kekbridge.model import Mode, OrderStatus, OrderType
 from kekbridge.model.notifications import MESSAGES
@@ -280,6 +280,26 @@ def test_section_table_is_complete() -> None:
     assert {f"[{name}]" for name in SECTIONS} <= in_backticks(USER_DOCUMENTS["settings.md"])
     assert {mode.value for mode in Mode} <= in_backticks(USER_DOCUMENTS["settings.md"])
     assert set(VAULT_BACKENDS) - {"auto"} <= in_backticks(USER_DOCUMENTS["live.md"])
+
+
+def test_environment_variables_are_complete() -> None:
+    """settings.md names every variable that the program reads, and its examples are accepted."""
+    text = section("settings.md", "Environment variables")
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "kekbridge").rglob("*.py")))
+    read = set(re.findall(r'environ(?:ment)?(?:\.(?:get|pop)\(|\[)"([A-Z_]+)"', source))
+    read |= set(re.findall(r'"(LISTEN_[A-Z]+|SSL_CERT_[A-Z]+|KEKBRIDGE_(?!TEST_)[A-Z_]*[A-Z])"', source))
+    assert len(read) > 15
+    of_settings = {f"KEKBRIDGE_{one.replace('.', '_').upper()}" for one in dotted_names()}
+    assert read - of_settings - {"HOME", "SUDO_USER"} <= in_backticks(text)
+    examples = dict(re.findall(r"`(KEKBRIDGE_[A-Z_]+)=([^`]+)`", text))
+    assert load_settings(None, environment=examples) == Settings.model_validate(
+        {
+            "mode": "live",
+            "server": {"port": 9000},
+            "risk": {"allowed_symbols": ("BTC", "ETH")},
+            "notify": {"levels": {"order_filled": "off", "stop_fired": "failure"}},
+        }
+    )
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in ALL_DOCUMENTS])
