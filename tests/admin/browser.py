@@ -148,10 +148,11 @@ class Page:
         return int(await self.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
     async def picture(self, file: Path) -> None:
-        """The whole page as a PNG."""
+        """The whole page as a PNG or a WebP file by the name's ending."""
         size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
-        received = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        kind = {"format": "webp", "quality": 90} if file.suffix == ".webp" else {"format": "png"}
+        received = await self.call("Page.captureScreenshot", **kind, captureBeyondViewport=True, clip=clip)
         file.write_bytes(base64.b64decode(received["data"]))
 
     async def _wait(self) -> None:

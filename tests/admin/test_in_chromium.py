@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ from kekbridge.ops.web_token import read_token, rotate_token
 from kekbridge.store import codec, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import AXE, CHROMIUM, Page, open_page
-from tests.bridge import Bridge, running_bridge
+from tests.admin.readme_picture import PICTURE, TAKEN_AT, WIDTH, save, shown_words, trade_for_an_hour, words_of
+from tests.bridge import Bridge, Clock, running_bridge, running_paper
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed")
@@ -431,3 +433,35 @@ async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
     await page.press("form[action='/logout'] button")
     found["sign-in"] = await page.barriers()
     assert found == {"sign-in": []}
+
+
+async def test_the_picture_in_the_readme_is_the_overview(tmp_path: Path) -> None:
+    """The README's picture shows the words of the overview page as it is now.
+
+    KEKBRIDGE_DRAW_README=1 draws it again: needed after a change of the overview page.
+    """
+    clock = Clock.starting_at(TAKEN_AT - timedelta(hours=1))
+    risk: dict[str, Any] = {"risk__max_daily_loss": 250, "risk__daily_limit": 25_000, "risk__max_open_positions": 5}
+    async with (
+        running_paper(tmp_path / "paper", clock=clock, rate_limits=False, balance=Decimal(10_444)) as paper_url,
+        running_bridge(tmp_path, paper_url, clock=clock, **risk) as bridge,
+        open_page() as page,
+    ):
+        await trade_for_an_hour(bridge)
+        with bridge.daemon.database.snapshot() as connection:
+            url = admin_address(connection)
+        await page.be_wide(WIDTH)
+        await page.call("Emulation.setTimezoneOverride", timezoneId="UTC")
+        await page.goto(str(url))
+        await page.fill("input[name=token]", str(read_token(bridge.data_dir)))
+        await page.press("main button")
+        await page.press("form[action='/checklist/dismiss'] button")
+        await page.until("document.querySelector('.dot').textContent === 'live'")
+        words = shown_words(await page.text("body"))
+        drawn = artifacts() / PICTURE.name
+        await page.picture(drawn)
+        save(drawn.read_bytes(), words, drawn)
+        if os.environ.get("KEKBRIDGE_DRAW_README") == "1":
+            PICTURE.write_bytes(drawn.read_bytes())
+    assert words == words_of(PICTURE), "draw it again: KEKBRIDGE_DRAW_README=1"
+    assert PICTURE.stat().st_size < 150_000
