@@ -24,7 +24,7 @@ _MARKDOWN: Final = ".md"
 _SUFFIXES: Final = (_MARKDOWN, ".yaml", ".toml")
 _EXAMPLE: Final = "config.example.toml"
 # An HTML comment that names a block for the tests.
-_TEST_NAME: Final = re.compile(r"^ *<!-- test: \w+ -->\n", re.MULTILINE)
+_TEST_NAME: Final = re.compile(r"^ *<!-- test: [^\n]*-->\n", re.MULTILINE)
 _LONGEST_NAME: Final = 64
 
 

@@ -74,7 +74,9 @@ def webhook_settings(options: Sequence[str]) -> WebhookSettings:
         option = left.pop(0)
         row = rows[option if option in rows else "--" + option.removeprefix("--no-")]
         is_switch = row.parser is None and not row.is_many
-        given[row.parameter] = (option in rows) if is_switch else left.pop(0)
+        value = (option in rows) if is_switch else left.pop(0)
+        is_one_of_many = row.is_many and isinstance(value, str)
+        given[row.parameter] = [*given.get(row.parameter, ()), value] if is_one_of_many else value
     return apply({"require_signature": False, **given}, WebhookSettings(rates=_MANY_ALERTS))
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
+from ulid import ULID
 
 from kekbridge.alerts.field_names import CANONICAL_FIELDS, CREDENTIAL_FIELDS, squeeze
 from kekbridge.alerts.fields import ACTION_WORDS
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.alerts.signal import Action, QuantityType
-from kekbridge.alerts.template import KINDS
+from kekbridge.alerts.template import KINDS, fill
 from kekbridge.alerts.unknown_fields import look_alike
 from kekbridge.cli import main
 from kekbridge.cli.app import app
@@ -29,7 +33,10 @@ from kekbridge.model import Mode, OrderStatus, OrderType
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.paper import faults
 from kekbridge.paper.settings import Options
+from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS
+from tests.alert_cases import webhook_settings
+from tests.bridge import Bridge, running_bridge
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.tree import walk
 from tests.paths import ROOT
@@ -52,6 +59,24 @@ RUNNABLE = [
     for name, block in _BLOCK.findall(path.read_text(encoding="utf-8"))
     if name not in ("run", "test")
 ]
+# A message with the answer to it, the options of its webhook and the positions before it, both optional:
+# `<!-- test: filled; --profile traderspost; holds 0.05 BTC -->`.
+_MESSAGE = re.compile(r"<!-- test: ([^\n]*) -->\n[ ]*```(?:json|text)\n(.*?)[ ]*```", re.DOTALL)
+# What TradingView puts into the placeholders of these messages.
+_PLACEHOLDERS = {
+    "ticker": "BTCUSDT.P",
+    "exchange": "BYBIT",
+    "close": "65000",
+    "strategy.order.action": "buy",
+    "strategy.order.contracts": "0.01",
+    "strategy.order.price": "65000",
+    "strategy.order.comment": "long entry",
+    "strategy.market_position": "long",
+    "strategy.market_position_size": "0.01",
+    "strategy.prev_market_position": "flat",
+    "strategy.prev_market_position_size": "0",
+    "strategy.position_size": "0.01",
+}
 VAULT_BACKENDS = get_args(Vault.model_fields["backend"].annotation)
 SECTIONS = {name.partition(".")[0] for name in dotted_names() if "." in name}
 each_document = pytest.mark.parametrize("name", USER_DOCUMENTS)
@@ -160,6 +185,71 @@ def test_every_block_runs(block: str, served: Served, clone: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+async def test_every_message_is_answered_as_its_document_says(tmp_path: Path) -> None:
+    """Each message of a document, with the key and the time that the document leaves out, gets the answer named beside it."""
+    wrong = []
+    async with running_bridge(tmp_path) as bridge:
+        for path in ALL_DOCUMENTS:
+            for head, body in _MESSAGE.findall(path.read_text(encoding="utf-8")):
+                wanted, options, held = _read_head(head)
+                request = await _request(bridge, options, held, body.strip())
+                answer: dict[str, Any] = {}
+                for _ in range(
+                    20
+                ):  # a busy machine answers before the order has its end; a resend has the outcome since
+                    answer = await _post(bridge, *request)
+                    if f"{answer.get('status')} {answer.get('code', '')}".strip() == wanted:
+                        break
+                    await asyncio.sleep(0.1)
+                else:
+                    wrong.append(f"{path.name}: {body.strip()}\n  {answer}")
+    assert wrong == [], "\n".join(wrong)
+
+
+async def _post(bridge: Bridge, url: str, body: bytes) -> dict[str, Any]:
+    async with bridge.session.post(url, data=body) as response:
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+def _read_head(head: str) -> tuple[str, str, dict[str, str]]:
+    """Return the wanted answer, the webhook's options and the positions of a message's comment."""
+    wanted, *rest = head.split("; ")
+    held = next((part.removeprefix("holds ") for part in rest if part.startswith("holds ")), "")
+    positions = {base: size for size, base in (one.split() for one in held.split(", ") if one)}
+    return wanted, next((part for part in rest if part.startswith("--")), ""), positions
+
+
+def test_profiles_and_position_mode_have_a_message() -> None:
+    """Each profile, and position mode, is shown by a message that is accepted."""
+    heads = [_read_head(head) for head, _ in _MESSAGE.findall(USER_DOCUMENTS["alerts.md"])]
+    options = " ".join(given for wanted, given, _ in heads if wanted in ("filled", "accepted"))
+    assert {f"--profile {name}" in options for name in PROFILES if name != "seed"} == {True}
+    assert "--follow position" in options
+
+
+async def _request(bridge: Bridge, options: str, held: dict[str, str], body: str) -> tuple[str, bytes]:
+    """Make a webhook with these options and these positions; return the URL and the body of a document's message to it."""
+    if options not in bridge.credentials:
+        with bridge.daemon.database.transaction() as connection:
+            _, bridge.credentials[options] = registry.create(
+                connection,
+                bridge.daemon.sealer,
+                name=f"w{len(bridge.credentials)}",
+                settings=webhook_settings(shlex.split(options)),
+                mode=Mode.PAPER,
+                now=bridge.clock(),
+            )
+    key = bridge.credentials[options].api_key
+    if held:
+        await bridge.set_positions(**{"BTC": "0", "ETH": "0"} | held)
+    now = bridge.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+    text = fill(re.sub(r"wh_test_…", key, body), {**_PLACEHOLDERS, "timenow": now})
+    if key not in text and text.startswith("{"):
+        text = json.dumps({"apiKey": key, "timestamp": now, "alertId": str(ULID()), **json.loads(text)})
+    return bridge.daemon.info.webhook_url + (f"/{key}" if "--key-in-path" in options else ""), text.encode()
 
 
 @needs_curl
