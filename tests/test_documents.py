@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,7 +37,7 @@ from kekbridge.paper.settings import Options
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS
 from tests.alert_cases import webhook_settings
-from tests.bridge import Bridge, running_bridge
+from tests.bridge import BTC, Bridge, Clock, running_bridge
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.tree import walk
 from tests.paths import ROOT
@@ -157,7 +158,7 @@ def test_every_document_for_users_has_blocks_that_run() -> None:
         "answers.md": 1,
         "changelog.md": 0,  # its commands are those of an upgrade
         "evidence.md": 0,  # its commands take hours
-        "limits.md": 2,
+        "limits.md": 4,
         "live.md": 1,
         "operations.md": 9,
         "public-address.md": 0,  # its commands need a domain and a certificate
@@ -174,6 +175,8 @@ def test_every_block_runs(block: str, served: Served, clone: Path) -> None:
         served.run("webhook", "delete", "btc-trend", "--yes")
     elif "btc-trend" in block:  # the webhook that another block creates
         served.run("webhook", "create", "btc-trend")
+    if "kekbridge close BTC" in block:
+        block = block.replace("kb-M8K8KQXH2TWBZP8HSCRCFZMQ00", _position_and_resting_order(served, clone))
     done = subprocess.run(
         ["sh", "-e", "-c", plain_lines(block)],
         cwd=clone,
@@ -185,6 +188,18 @@ def test_every_block_runs(block: str, served: Served, clone: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def _position_and_resting_order(served: Served, directory: Path) -> str:
+    """Buy BTC, place a limit order far below the market, and return its client order id."""
+    for extra in ((), ("--order-type", "limit", "--limit-price", "50000")):
+        file = str(directory / f"message{len(extra)}.json")
+        made = ("template", "default", "--kind", "indicator", "--symbol", "BTCUSDT.P", "--quantity", "0.01")
+        assert served.run(*made, *extra, "--output", file).returncode == 0
+        sent = served.run("webhook", "test", "default", "--body", file, "--fill", "close=65000")
+        assert sent.returncode == 0, sent.stderr
+    (order,) = served.data("orders", "--open")
+    return str(order["clientOrderId"])
 
 
 async def test_every_message_is_answered_as_its_document_says(tmp_path: Path) -> None:
@@ -220,6 +235,51 @@ def _read_head(head: str) -> tuple[str, str, dict[str, str]]:
     held = next((part.removeprefix("holds ") for part in rest if part.startswith("holds ")), "")
     positions = {base: size for size, base in (one.split() for one in held.split(", ") if one)}
     return wanted, next((part for part in rest if part.startswith("--")), ""), positions
+
+
+# A row of the table of limits: `buy 0.1 BTC` or `buy 0.01 BTC stopLoss=8%` is an alert, `BTC falls to 59,000` a price.
+_STEP = re.compile(r"`(buy) ([\d.]+) ([A-Z]+)(?: (\w+)=([^`]+))?`|([A-Z]+) falls to ([\d,]+)")
+
+
+async def test_every_limit_denies_its_example(tmp_path: Path) -> None:
+    """On a webhook with the limit of the row, the orders of its example are taken, but the last one is denied with the row's code."""
+    rows = re.findall(
+        r"^\| `(--.*?)` \| .* \| (.*?) \| `(\w+)` \|$", section("limits.md", "Limits of a webhook"), re.MULTILINE
+    )
+    found, clock = {}, Clock.starting_at(datetime(2026, 11, 21, 12, tzinfo=UTC))  # a Saturday
+    async with running_bridge(tmp_path, clock=clock) as bridge:
+        for option, example, code in rows:
+            given = webhook_settings(shlex.split(option.partition("`")[0]))
+            bridge.add_webhook(code, limits=given.limits, rates=given.rates)
+            answers = []
+            for side, quantity, base, name, value, falling, price in _STEP.findall(example):
+                if falling:
+                    await bridge.control("prices", {f"PERP_{falling}_USDC": price.replace(",", "")})
+                    await bridge.daemon.exchange.refresh()
+                else:
+                    extra = {name: value} if name else {}
+                    fields = {"action": side, "quantity": quantity, "symbol": f"{base}USDT.P"}
+                    answers.append((await bridge.send(code, **fields, **extra))[1])
+            found[option, example] = [(one["success"], one.get("code")) for one in answers]
+            assert found[option, example] == [(True, None)] * (len(answers) - 1) + [(False, code)], (
+                f"{option}: {answers}"
+            )
+            await bridge.control("prices", {BTC: "65000"})
+            await bridge.set_positions(BTC="0", ETH="0")
+    assert len(found) == len(rows) >= 17
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.name) for path in ALL_DOCUMENTS if "```toml" in path.read_text()]
+)
+def test_settings_in_documents_are_valid(path: Path, tmp_path: Path) -> None:
+    """Each block of settings is read as config.toml without an error."""
+    for number, block in enumerate(
+        re.findall(r"<!-- test: settings -->\n```toml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    ):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block, encoding="utf-8")
+        assert load_settings(file, environment={})
 
 
 def test_profiles_and_position_mode_have_a_message() -> None:
@@ -362,7 +422,8 @@ def test_limit_table_is_complete() -> None:
     text = USER_DOCUMENTS["limits.md"]
     options = {row.option for row in ROWS if row.part in ("limits", "rates")}
     assert options <= set(re.findall(r"--[a-z-]+", text))
-    assert set(type(Settings().risk).model_fields) <= in_backticks(text)
+    account = re.findall(r"^(\w+) = ", section("limits.md", "Limits of the account"), re.MULTILINE)
+    assert set(type(Settings().risk).model_fields) == set(account)
 
 
 def test_section_table_is_complete() -> None:
