@@ -240,13 +240,13 @@ class Listener:
             raise _refused_unread(*wait_s)
         if not self._allowed.allows(client.address):
             raise Forbidden("address_not_allowed", f"auth.allowed_addresses does not list {client}")
-        if self._certificates and not self._certificates.allows(
-            _joined(request, self._certificates.header),
-            from_proxy=self._addresses.is_trusted_proxy(parse_address(request.remote)),
-        ):
-            raise Forbidden(
-                "certificate_not_allowed", "no client certificate of auth.client_certificates was presented"
+        if self._certificates:
+            refusal = self._certificates.refusal(
+                _joined(request, self._certificates.header),
+                from_proxy=self._addresses.is_trusted_proxy(parse_address(request.remote)),
             )
+            if refusal is not None:
+                raise Forbidden("certificate_not_allowed", refusal)
 
     def _wait_s(self, client: Client, now: datetime) -> tuple[str, int] | None:
         """Why the requests of an address are not read now, as a code, and for how many seconds; None if they are read."""

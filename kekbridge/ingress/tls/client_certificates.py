@@ -40,19 +40,23 @@ class PinnedCertificates:
     def __bool__(self) -> bool:
         return bool(self._pinned)
 
-    def allows(self, presented: str | None, *, from_proxy: bool) -> bool:
-        """True if the request came with a pinned certificate, or none is required.
+    def refusal(self, presented: str | None, *, from_proxy: bool) -> str | None:
+        """Why a request is refused; None if it came with a pinned certificate, or none is required. The fingerprint is named, to be pinned.
 
         `presented`: the header, which the proxy must overwrite if a sender put it there: a fingerprint in hex (Caddy:
         {http.request.tls.client.fingerprint}) or the certificate as URL-escaped PEM (nginx: $ssl_client_escaped_cert). It counts only with
         `from_proxy`, if the connection's peer is a trusted proxy.
         """
         if not self._pinned:
-            return True
-        if not from_proxy or not presented:
-            return False
-        found = _parse_fingerprint(presented) or _fingerprint_of(presented)
-        return any(hmac.compare_digest(pinned, found) for pinned in self._pinned)
+            return None
+        if not from_proxy:
+            return "client certificates are required, and only a proxy of server.trusted_proxies can report one"
+        found = (_parse_fingerprint(presented) or _fingerprint_of(presented)) if presented else b""
+        if not found:
+            return "no client certificate was presented, or the proxy did not report it"
+        if any(hmac.compare_digest(pinned, found) for pinned in self._pinned):
+            return None
+        return f"found the client certificate {found.hex()}, expected one of auth.client_certificates"
 
 
 def _parse_setting(text: str) -> bytes:

@@ -27,7 +27,7 @@ def test_a_pinned_certificate_is_allowed_in_either_form(setting: str) -> None:
     """As openssl prints it, as Caddy passes it (fingerprint) or as nginx does (the certificate itself, escaped)."""
     pinned = PinnedCertificates((setting,), HEADER)
     for presented in (FINGERPRINT, COLONS, urllib.parse.quote(PEM)):
-        assert pinned.allows(presented, from_proxy=True)
+        assert pinned.refusal(presented, from_proxy=True) is None
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,22 @@ def test_a_pinned_certificate_is_allowed_in_either_form(setting: str) -> None:
 )
 def test_any_other_certificate_is_refused(presented: str | None) -> None:
     """No certificate, another one, junk, or the header twice because the proxy did not overwrite a sender's."""
-    assert not PinnedCertificates((FINGERPRINT,), HEADER).allows(presented, from_proxy=True)
+    assert PinnedCertificates((FINGERPRINT,), HEADER).refusal(presented, from_proxy=True)
 
 
 def test_the_header_counts_from_a_trusted_proxy_only() -> None:
     """Any sender can write a header. Without pins no certificate is needed."""
-    assert not PinnedCertificates((FINGERPRINT,), HEADER).allows(FINGERPRINT, from_proxy=False)
-    assert PinnedCertificates(()).allows(None, from_proxy=False)
+    assert PinnedCertificates((FINGERPRINT,), HEADER).refusal(FINGERPRINT, from_proxy=False)
+    assert PinnedCertificates(()).refusal(None, from_proxy=False) is None
+
+
+def test_a_refusal_names_the_fingerprint_that_came() -> None:
+    """It is how the trader learns TradingView's, and its next one. What is no certificate is not quoted."""
+    pinned = PinnedCertificates(("0" * 64,), HEADER)
+    for presented in (FINGERPRINT, urllib.parse.quote(PEM)):
+        assert FINGERPRINT in str(pinned.refusal(presented, from_proxy=True))
+    for other in (None, "{http.request.tls.client.fingerprint}"):  # the latter is Caddy's when none came
+        assert "no client certificate was presented" in str(pinned.refusal(other, from_proxy=True))
 
 
 @pytest.mark.parametrize("header", ["", "two words", "X:Y", "Ü"])
