@@ -29,7 +29,8 @@ _TIMEOUT_S: Final = 5.0
 
 def public_url_checks(settings: Settings, now: datetime) -> Iterable[Check]:
     """Check each step in order; a broken one ends the list."""
-    text = settings.server.public_url
+    # With tls.domain the bridge is reached by that name; whichever port it listens on, TradingView uses 443.
+    text = settings.server.public_url or (f"https://{settings.tls.domain}" if settings.tls.domain else "")
     if not text:
         fix = "set server.public_url once a tunnel or proxy forwards to this machine"
         yield Check(

@@ -212,6 +212,13 @@ def test_a_url_that_leads_elsewhere_is_broken(tmp_path: Path, public_url: str) -
         assert done.returncode == 1
 
 
+def test_a_domain_is_a_public_address(checks: Callable[..., dict[str, Check]]) -> None:
+    """With tls.domain, which needs no server.public_url, the way to that name is checked."""
+    found = checks(**{"tls.domain": "bridge.invalid"})["dns"]
+    assert found.level == "broken"
+    assert found.text.startswith("bridge.invalid has no address")
+
+
 def test_settings_changed_since_the_start_are_pointed_at(tmp_path: Path) -> None:
     """A running bridge uses the settings of its start: a newer file is a warning, one that cannot be read is broken."""
     data_dir = tmp_path / "served"
