@@ -5,17 +5,20 @@ Imported on the first scrape: prometheus_client takes a megabyte of memory.
 
 from __future__ import annotations
 
-from collections import Counter
+import shutil
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.model.statistics import Report
+from kekbridge.store.connections import FILE_NAME
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,11 +34,15 @@ class _MetricsPage:
         return self._metrics
 
 
-def page(histograms: LatencyHistograms, all_time: Report, state: Mapping[str, Any]) -> bytes:
-    """Render the page from the latency histograms, the statistics of all time and the state of `AdminService.state`."""
+def page(histograms: LatencyHistograms, all_time: Report, state: Mapping[str, Any], data_dir: Path) -> bytes:
+    """Render the page from the latency histograms, the statistics of all time, the state of `AdminService.state` and the data directory.
+
+    The usual `process_…` metrics of memory, CPU and open files come first.
+    """
     registry = CollectorRegistry()
-    shown = [_latency(histograms), *_totals(all_time), *_gauges(all_time, state), *_operations(state)]
-    registry.register(_MetricsPage(shown))
+    ProcessCollector(registry=registry)
+    shown = [*_totals(all_time), *_gauges(all_time, state), *_operations(state), *_disk(data_dir)]
+    registry.register(_MetricsPage([_latency(histograms), *shown]))
     return generate_latest(registry)
 
 
@@ -102,10 +109,24 @@ def _gauges(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
     for name in ("running", "exits_only", "halted"):
         trading.add_metric([name], 1 if state["trading"]["state"] == name else 0)
     yield trading
-    held = GaugeMetricFamily("kekbridge_position", "Open position in coins, short negative.", labels=["symbol"])
+    # A market may have a cross and an isolated position: one sample for both.
+    coins: defaultdict[str, Decimal] = defaultdict(Decimal)
+    notionals: defaultdict[str, Decimal] = defaultdict(Decimal)
     for position in account["positions"] if account else ():
-        held.add_metric([position["symbol"]], float(position["quantity"]))
-    yield held
+        size = Decimal(position["quantity"])
+        coins[position["symbol"]] += size
+        if position["mark"] is not None:
+            notionals[position["symbol"]] += size * Decimal(position["mark"])
+    yield _by_symbol("kekbridge_position", "Open position in coins, short negative.", coins)
+    text = "Value of the open position at the mark, short negative."
+    yield _by_symbol("kekbridge_position_notional_usdc", text, notionals)
+
+
+def _by_symbol(name: str, text: str, amounts: Mapping[str, Decimal]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["symbol"])
+    for symbol, amount in amounts.items():
+        family.add_metric([symbol], float(amount))
+    return family
 
 
 def _operations(state: Mapping[str, Any]) -> Iterable[Metric]:
@@ -134,6 +155,14 @@ def _operations(state: Mapping[str, Any]) -> Iterable[Metric]:
     for kind, until in state["records"]["completeUntil"].items():
         complete.add_metric([kind], datetime.fromisoformat(until).timestamp())
     yield complete
+
+
+def _disk(data_dir: Path) -> Iterable[Metric]:
+    files = (data_dir / FILE_NAME, data_dir / f"{FILE_NAME}-wal")
+    size = sum(file.stat().st_size for file in files if file.exists())
+    yield GaugeMetricFamily("kekbridge_database_bytes", "Size of the database with its log.", value=size)
+    free = shutil.disk_usage(data_dir).free
+    yield GaugeMetricFamily("kekbridge_disk_free_bytes", "Free space on the disk of the data directory.", value=free)
 
 
 def _mean(found: Report) -> Decimal | None:

@@ -184,7 +184,8 @@ class AdminServer:
     async def _show_metrics(self, request: web.Request) -> web.Response:
         from kekbridge.admin import metrics  # late: most bridges are never scraped
 
-        page = metrics.page(self._durations, await self._service.report(since=None), await self._service.state())
+        service = self._service
+        page = metrics.page(self._durations, await service.report(since=None), await service.state(), service.data_dir)
         return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     # -------------------------------------------------------------------------------------------------------- login
