@@ -171,11 +171,12 @@ class ExchangeSettings(_Section):
 
 
 class Admin(_Section):
-    """Admin listener: web pages, live state, metrics. Only loopback addresses are accepted."""
+    """Admin listener: web pages, live state, metrics. Only loopback addresses are accepted, except `in_container`."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8081
+    in_container: bool = False
 
 
 class Queue(_Section):

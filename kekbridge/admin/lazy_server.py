@@ -18,6 +18,8 @@ from kekbridge.log import get_logger
 log = get_logger("kekbridge.admin")
 
 _BACKLOG: Final = 128
+# What a browser on this machine opens for a listener on every address.
+_LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
 
 
 class AdminListener(Protocol):
@@ -35,12 +37,14 @@ class AdminListener(Protocol):
 class LazyAdminServer:
     """The admin socket of one daemon. Call `open` until it returns a URL, then `close`."""
 
-    def __init__(self, *, host: str, port: int, load: Callable[[], Callable[[], AdminListener]]) -> None:
+    def __init__(
+        self, *, host: str, port: int, in_container: bool = False, load: Callable[[], Callable[[], AdminListener]]
+    ) -> None:
         """`load` runs in a thread: it imports the server and returns its factory, which runs on the loop.
 
-        Raises ConfigError for a host that is not loopback.
+        Raises ConfigError for a host that is not loopback, unless `in_container`.
         """
-        auth.check_loopback(host)
+        auth.check_loopback(host, in_container=in_container)
         self._host, self._port = host, port
         self._load = load
         self._socket: socket.socket | None = None
@@ -61,6 +65,7 @@ class LazyAdminServer:
         self._socket = listening
         asyncio.get_running_loop().add_reader(listening, self._on_first_connection, listening)
         host, port = listening.getsockname()[:2]
+        host = _LOOPBACK_OF.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from kekbridge import __version__
-from kekbridge.cli.form import form
+from kekbridge.cli.form import description
 from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions
 
@@ -51,9 +51,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kekbridge.cli.doctor:app",
         "Check the whole installation, from settings to reachability from TradingView.",
     ),
+    "health": ("kekbridge.cli.health:app", "Ask the bridge whether it runs, or is ready to trade; for scripts."),
     "install-systemd": ("kekbridge.cli.systemd:app", "Install a hardened systemd service and its socket."),
     "upgrade": ("kekbridge.cli.systemd:upgrading", "Replace the installed service's program with this one."),
     "uninstall": ("kekbridge.cli.systemd:removing", "Remove the installed service; its data stays."),
+    "docker": ("kekbridge.cli.docker:app", "Write what Docker needs to run the bridge: image, Compose file, settings."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
     "docs": ("kekbridge.cli.docs:app", "Read the documentation: alerts, limits, going live, operations, the API."),
     "paper": ("kekbridge.cli.paper:app", "Run only the paper exchange, for any Orderly client."),
@@ -96,7 +98,7 @@ app = typer.Typer(
 
 def _show_version(is_requested: bool) -> None:
     if is_requested:
-        typer.echo(f"kekbridge {__version__} ({form()})")
+        typer.echo(f"kekbridge {__version__} ({description()})")
         raise typer.Exit
 
 

@@ -15,6 +15,10 @@ EXECUTABLE: Final = "one-file executable"
 ZIPAPP: Final = "zipapp"
 
 _LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
+# A clone, if it holds the project's file; else the directory of packages.
+_PROJECT: Final = Path(__file__).parents[2]
+# Docker and Podman make these files; systemd-nspawn and others set the variable `container` (systemd.io, container interface).
+_CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv")
 # Certificates of authorities: Debian and Alpine, Fedora, SUSE, FreeBSD and Arch.
 _CERTIFICATES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -29,6 +33,14 @@ def form() -> str:
     if getattr(sys, "frozen", False):
         return EXECUTABLE
     return PACKAGE if _archive() is None else ZIPAPP
+
+
+def description() -> str:
+    """Form, where it is, and Python's version, for `kekbridge --version`; it begins with what `form` returns."""
+    is_clone = form() == PACKAGE and (_PROJECT / "pyproject.toml").is_file()
+    is_in_container = "container" in os.environ or any(map(os.path.exists, _CONTAINER_MARKS))
+    where = (" from a clone" if is_clone else "") + (" in a container" if is_in_container else "")
+    return f"{form()}{where}, Python {'.'.join(map(str, sys.version_info[:3]))}"
 
 
 def program_file() -> Path | None:

@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from kekbridge import __version__
-from kekbridge.cli.form import form, prepare_executable
+from kekbridge.cli.form import description, prepare_executable
 
 # Exit codes (docs/answers.md): 0 done, 1 failed or canceled, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
 FAILED = 1
@@ -29,7 +29,7 @@ def run() -> NoReturn:
     _accept_any_encoding()
     prepare_executable()
     if arguments == ["--version"]:  # before Typer is imported: it would take four fifths of the time
-        sys.stdout.write(f"kekbridge {__version__} ({form()})\n")
+        sys.stdout.write(f"kekbridge {__version__} ({description()})\n")
         sys.exit(0)
     if not {"--help", "-h"} & set(arguments):  # which holds no secret, and should answer at once
         from kekbridge.daemon.process import disable_core_dumps

@@ -7,6 +7,7 @@ because it is in a home directory, is copied as well.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,7 +91,7 @@ class RunningProgram:
             (target / "bin").mkdir(parents=True)
             program = target / "bin" / _NAME
             if form() == EXECUTABLE:
-                shutil.copyfile(_executable(), program)
+                self.copy_executable(program)
             else:
                 self._copy_environment(target, final, account, earlier)
                 program.write_text(_script(final, has_python=(target / "python").exists()), encoding="utf-8")
@@ -124,6 +127,27 @@ class RunningProgram:
         for found in self._distributions.values():
             _copy_distribution(found, packages, earlier)
         _copy_own(packages)
+
+    def write_wheel(self, directory: Path) -> Path:
+        """Write kekbridge alone as a wheel, from whatever it runs; the same program makes the same bytes. Raises ConfigError.
+
+        Not for the executable, which has no files of modules.
+        """
+        wheel = directory / f"{_NAME}-{__version__}-py3-none-any.whl"
+        try:
+            with tempfile.TemporaryDirectory(prefix="kekbridge-wheel-") as name, zipfile.ZipFile(wheel, "w") as archive:
+                _write_wheel(archive, Path(name))
+        except OSError as error:
+            raise CopyFailed(f"{wheel} cannot be written: {error.strerror or error}") from None
+        return wheel
+
+    def copy_executable(self, target: Path) -> None:
+        """Copy the executable that runs; nobody but its owner can change the copy. Raises ConfigError."""
+        try:
+            shutil.copyfile(_executable(), target)
+            target.chmod(0o755)
+        except OSError as error:
+            raise CopyFailed(f"{target} cannot be written: {error.strerror or error}") from None
 
     @cached_property
     def _distributions(self) -> Mapping[str, Distribution]:
@@ -235,6 +259,33 @@ def _copy_own(packages: Path) -> None:
     lines = ["Metadata-Version: 2.1", f"Name: {_NAME}", f"Version: {__version__}"]
     lines += [f"Requires-Dist: {text}" for text in _own_requirements()]
     (information / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_wheel(archive: zipfile.ZipFile, place: Path) -> None:
+    """The package, its metadata, its command, and a record of both with hashes (packaging.python.org, binary distribution format)."""
+    _copy_own(place)
+    information = place / f"{_NAME}-{__version__}.dist-info"
+    (information / "WHEEL").write_text(
+        f"Wheel-Version: 1.0\nGenerator: {_NAME} {__version__}\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        encoding="utf-8",
+    )
+    (information / "entry_points.txt").write_text(
+        f"[console_scripts]\n{_NAME} = kekbridge.cli.main:run\n", encoding="utf-8"
+    )
+    record = f"{information.name}/RECORD"
+    lines = []
+    for path in sorted(each for each in place.rglob("*") if each.is_file()):
+        name, content = path.relative_to(place).as_posix(), path.read_bytes()
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        lines.append(f"{name},sha256={digest},{len(content)}\n")
+        _add_to(archive, name, content)
+    _add_to(archive, record, "".join([*lines, f"{record},,\n"]).encode())
+
+
+def _add_to(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name)  # of 1980, so that the bytes depend on the content alone
+    entry.external_attr = 0o100644 << 16
+    archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
 
 
 def _copy_distribution(found: Distribution, packages: Path, earlier: Path | None) -> None:

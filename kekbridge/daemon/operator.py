@@ -100,7 +100,7 @@ class OperatorServices:
             return lambda: AdminServer(self._admin_service(), token, durations, codes)
 
         admin = self._resources.settings.admin
-        return LazyAdminServer(host=admin.host, port=admin.port, load=load)
+        return LazyAdminServer(host=admin.host, port=admin.port, in_container=admin.in_container, load=load)
 
     def _admin_service(self) -> AdminService:
         from kekbridge.admin.service import AdminService  # late, as the server

@@ -30,7 +30,7 @@ def check_settings(settings: Settings, addresses: Iterable[Server] = ()) -> None
     PinnedCertificates(settings.auth.client_certificates, settings.auth.client_certificate_header)
     ClientAddresses(settings.server.trusted_proxies, behind_proxy=settings.server.behind_proxy)
     if settings.admin.enabled:
-        check_loopback(settings.admin.host)
+        check_loopback(settings.admin.host, in_container=settings.admin.in_container)
     exchange = settings.exchange
     if settings.mode is not Mode.PAPER or exchange.base_url:
         resolve_urls(settings.mode.value, exchange.base_url, exchange.ws_public_url, exchange.ws_private_url)

@@ -278,6 +278,7 @@ def test_only_loopback_is_allowed() -> None:
     check_loopback("127.0.0.1")
     with pytest.raises(ConfigError, match="SSH tunnel"):
         check_loopback("0.0.0.0")  # noqa: S104
+    check_loopback("0.0.0.0", in_container=True)  # noqa: S104
 
 
 async def test_scraping_does_not_change_the_counts(browser: Browser) -> None:

@@ -37,7 +37,23 @@ def test_a_zipapp_knows_its_file(tmp_path: Path) -> None:
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines() == [str(file), f"kekbridge {__version__} (zipapp)"]
+    named, version = done.stdout.splitlines()
+    assert named == str(file)
+    assert version.startswith(f"kekbridge {__version__} (zipapp")
+
+
+def test_the_version_says_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The form comes first, as in older versions; a clone, a container and Python's version follow."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    monkeypatch.setattr(running, "_CONTAINER_MARKS", (str(tmp_path / "mark"),))
+    monkeypatch.delenv("container", raising=False)
+    assert running.description() == f"Python package from a clone, Python {python}"
+    monkeypatch.setattr(running, "_PROJECT", tmp_path)
+    assert running.description() == f"Python package, Python {python}"
+    (tmp_path / "mark").touch()
+    assert running.description() == f"Python package in a container, Python {python}"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert running.description() == f"one-file executable in a container, Python {python}"
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, None), ("/usr/local/lib", "/usr/local/lib")])

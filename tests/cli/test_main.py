@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kekbridge import __version__
+from kekbridge.cli.form import description
 from tests.paths import ROOT
 from tests.system.forked import run_forked
 from tests.system.harness import clean_environment
@@ -61,7 +62,7 @@ def imported(*arguments: str) -> set[str]:
 def test_version_imports_almost_nothing() -> None:
     """`--version` imports neither Typer nor anything heavier."""
     done = kekbridge("--version")
-    assert (done.returncode, done.stdout) == (0, f"kekbridge {__version__} (Python package)\n")
+    assert (done.returncode, done.stdout) == (0, f"kekbridge {__version__} ({description()})\n")
     assert imported("--version").isdisjoint({"typer", *HEAVY})
 
 
@@ -83,7 +84,7 @@ def test_the_daemon_listens_before_it_imports_what_no_alert_needs() -> None:
 def test_version_is_in_the_help_and_works_with_other_options() -> None:
     """The shortcut for --version does not replace the option."""
     assert "--version" in kekbridge("--help").stdout
-    assert kekbridge("--config", "x.toml", "--version").stdout == f"kekbridge {__version__} (Python package)\n"
+    assert kekbridge("--config", "x.toml", "--version").stdout == f"kekbridge {__version__} ({description()})\n"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_the_defaults_pass_and_an_unused_admin_host_is_not_checked() -> None:
     """Settings of what is disabled are not checked."""
     check_settings(load_settings(environment={}))
     check_settings(load_settings(environment={}, overrides={"admin.enabled": False, "admin.host": "192.0.2.1"}))
+    check_settings(load_settings(environment={}, overrides={"admin.in_container": True, "admin.host": "192.0.2.1"}))
 
 
 def test_a_setting_of_0_1_with_a_narrower_meaning_is_named() -> None:

@@ -152,7 +152,7 @@ def test_the_executable_runs_where_there_is_no_python(executable: Path) -> None:
     """A paper order on a machine with nothing but a C library; one SIGTERM ends it, and nothing that it unpacked is left."""
     with bare_root(executable) as root:
         bare = Bare(root)
-        assert bare.run("--version") == f"kekbridge {__version__} (one-file executable)\n"
+        assert bare.run("--version").startswith(f"kekbridge {__version__} (one-file executable, Python 3.")
         units = bare.run("install-systemd", "--print")
         assert "ExecStart=/bin/kekbridge serve\n" in units
         assert "KillMode=mixed\n" in units
@@ -275,6 +275,5 @@ def test_one_file_becomes_a_service(tmp_path: Path, form: str) -> None:
         assert machine.output("systemctl", "show", "kekbridge", "-p", "Result", "--value") == "success"
         assert machine.run("sh", "-c", "ls -d /var/tmp/*/tmp/_MEI* /tmp/_MEI* /var/tmp/_MEI*").stdout == ""
         shown = machine.output("kekbridge", "--version")
-        assert (
-            shown == f"kekbridge {__version__} ({'one-file executable' if form == 'executable' else 'Python package'})"
-        )
+        name = "one-file executable" if form == "executable" else "Python package"
+        assert shown.startswith(f"kekbridge {__version__} ({name}")

@@ -24,8 +24,8 @@ def daemon_checks(data_dir: Path, url: str) -> list[Check]:
     holder = DaemonLock.holder(data_dir)
     if holder is None:
         return [Check("daemon", "warning", "not running", "`kekbridge serve`, or systemctl start kekbridge")]
-    ready = _readiness(url)
-    if ready is None:
+    _, ready = ask(url, "/readyz")
+    if "reconciled" not in ready:
         return [Check("daemon", "broken", f"process {holder} runs, but {url} does not answer", "see its log")]
     if not ready.get("exchangeReachable"):
         text = f"process {holder}: the exchange is unreachable: {ready.get('detail') or 'no answer'}"
@@ -51,8 +51,8 @@ def daemon_checks(data_dir: Path, url: str) -> list[Check]:
     return lines
 
 
-def _readiness(url: str) -> dict[str, Any] | None:
-    """The response of /readyz; None if kekbridge does not answer."""
+def ask(url: str, path: str) -> tuple[int, dict[str, Any]]:
+    """Status and body of a bridge's /healthz or /readyz; 0 and nothing if kekbridge does not answer. `url`: its address on this machine."""
     parts = urlsplit(url)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")  # noqa: S104 - compared only
     try:
@@ -65,13 +65,14 @@ def _readiness(url: str) -> dict[str, Any] | None:
         else:
             connection = http.client.HTTPConnection(host, parts.port, timeout=_TIMEOUT_S)
         try:
-            connection.request("GET", "/readyz")
-            answer = json.loads(connection.getresponse().read(65_536))
+            connection.request("GET", path)
+            response = connection.getresponse()
+            answer = json.loads(response.read(65_536))
         finally:
             connection.close()
     except (OSError, ValueError, http.client.HTTPException):
-        return None
-    return answer if isinstance(answer, dict) and "reconciled" in answer else None
+        return 0, {}
+    return (response.status, answer) if isinstance(answer, dict) else (0, {})
 
 
 def systemd_checks(mode: Mode) -> list[Check]:
