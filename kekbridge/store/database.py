@@ -51,19 +51,22 @@ class Database:
         self._loop_reader: sqlite3.Connection | None = None
         self._change_listeners: list[Callable[[frozenset[str]], None]] = []
         self._files: DatabaseFiles | None = None
+        self._is_replicated = False
 
     @classmethod
-    def open(cls, data_dir: Path, *, create: bool = True, migrate: bool = True) -> Self:
+    def open(cls, data_dir: Path, *, create: bool = True, migrate: bool = True, is_replicated: bool = False) -> Self:
         """Open (or create, readable by its owner only) and migrate the database of a data directory. Blocks.
 
-        `migrate` False: for a command beside a daemon, which may be of another version. Raises ConfigError if the file cannot be used,
-        NotFound if there is none and `create` is False.
+        `migrate` False: for a command beside a daemon, which may be of another version. `is_replicated`: another program copies
+        the database's log of changes and checkpoints it (ops/litestream.py). Raises ConfigError if the file cannot be used, NotFound if
+        there is none and `create` is False.
         """
         path = data_dir / FILE_NAME
         prepare_file(path, create=create)
         initialise(path, migrate=migrate)
         database = cls(path)
         database._files = DatabaseFiles(path)
+        database._is_replicated = is_replicated
         if migrate and DaemonLock.holder(data_dir) in (None, os.getpid()):  # else a daemon is about to project them
             database._project_rest()
         return database
@@ -131,7 +134,7 @@ class Database:
     def _opened_writer(self) -> Writer:
         if self._writer is None or self._is_closed:
             self._require_open()
-            self._writer = Writer(self.path, self._on_changed, self._files)
+            self._writer = Writer(self.path, self._on_changed, self._files, is_replicated=self._is_replicated)
         return self._writer
 
     async def read(

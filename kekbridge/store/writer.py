@@ -42,6 +42,10 @@ _RETRY_S: Final = 0.5
 # Checkpoints flush twice and make the next commit flush once more: done while idle, or when the log has grown long.
 _CHECKPOINT_IDLE_ITEMS: Final = 512
 _CHECKPOINT_ITEMS: Final = 4096
+# A replicated database's log is checkpointed by the program that copies it, about every 1,000 items. After so many it does not run.
+_REPLICATED_ITEMS: Final = 16_384
+# Where the log's header has the two numbers that change whenever the log restarts from its beginning.
+_LOG_SALT: Final = slice(16, 24)
 _IDLE_S: Final = 0.25
 _SHORTEST_WAIT_S: Final = 0.05
 
@@ -84,11 +88,19 @@ class Writer:
     """Commits rows and jobs in order on its own thread and connection; a failing job rolls back only its own changes."""
 
     def __init__(
-        self, path: Path, on_changed: Callable[[frozenset[str]], None], files: DatabaseFiles | None = None
+        self,
+        path: Path,
+        on_changed: Callable[[frozenset[str]], None],
+        files: DatabaseFiles | None = None,
+        *,
+        is_replicated: bool = False,
     ) -> None:
         """`files`: nothing is acknowledged once they are not those on the disk. `on_changed` is called on the loop of a job with what it
-        changed (transaction.py), before the job's future is completed."""
+        changed (transaction.py), before the job's future is completed. `is_replicated`: another program checkpoints the log."""
         self._path = path
+        self._is_replicated = is_replicated
+        self._log_salt = b""
+        self._items_in_log = 0  # since the log was seen to restart; of a replicated database
         self._files = files
         self._on_changed = on_changed
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -450,10 +462,25 @@ class Writer:
 
     def _checkpoint(self) -> None:
         """Copy the log into the database, so that the log restarts from its beginning; a busy reader only postpones it."""
-        self._items_since_checkpoint = 0
-        if self._connection is None:
+        items, self._items_since_checkpoint = self._items_since_checkpoint, 0
+        if self._connection is None or (self._is_replicated and self._is_checkpointed_elsewhere(items)):
             return
         try:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error:
             self._drop_connection()  # nothing is lost: committed data is in the log
+
+    def _is_checkpointed_elsewhere(self, items: int) -> bool:
+        """True if the program that copies the log has restarted it not long ago: what it has not read must not be overwritten.
+
+        If it is overwritten nevertheless, the program notices, and copies the whole database.
+        """
+        try:
+            with open(f"{self._path}-wal", "rb") as log_file:
+                salt = log_file.read(_LOG_SALT.stop)[_LOG_SALT]
+        except OSError:
+            salt = b""
+        if salt != self._log_salt:
+            self._log_salt, self._items_in_log = salt, 0
+        self._items_in_log += items
+        return self._items_in_log < _REPLICATED_ITEMS

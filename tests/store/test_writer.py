@@ -365,3 +365,35 @@ async def test_row_that_cannot_be_projected_holds_up_no_other(database: Database
     with database.snapshot() as connection:
         assert "alert_answered" in kinds(connection)
         assert journal.verify(connection) is None
+
+
+async def test_a_replicated_log_is_left_to_the_program_that_copies_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has not read yet is not overwritten, unless it has not restarted the log for long: then it does not run."""
+    monkeypatch.setattr("kekbridge.store.writer._CHECKPOINT_ITEMS", 50)
+    monkeypatch.setattr("kekbridge.store.writer._REPLICATED_ITEMS", 300)
+    opened = Writer(database.path, lambda _: None, is_replicated=True)
+    before = database.path.stat().st_size
+
+    async def write(items: int) -> None:
+        for index in range(items // 10):
+            await asyncio.gather(
+                *(opened.submit(partial(put_key, key=f"{index}{n}", value="x" * 900)) for n in range(10))
+            )
+
+    try:
+        await write(200)
+        assert database.path.stat().st_size == before
+        with closing(
+            sqlite3.connect(database.path)
+        ) as program:  # another program checkpoints, and the next write restarts the log
+            program.execute("PRAGMA wal_checkpoint(RESTART)")
+        checkpointed = database.path.stat().st_size
+        assert checkpointed > before
+        await write(250)
+        assert database.path.stat().st_size == checkpointed
+        await write(1000)
+        assert database.path.stat().st_size > checkpointed
+    finally:
+        opened.close()
