@@ -142,6 +142,12 @@ def _operations(state: Mapping[str, Any]) -> Iterable[Metric]:
     for event, count in Counter(one["event"] for one in state["conditions"]).items():
         holding.add_metric([event], count)
     yield holding
+    if "replica" in state:
+        yield GaugeMetricFamily(
+            "kekbridge_replica_lag_seconds",
+            "Seconds since the instant up to which the replica is known to be complete.",
+            value=state["replica"]["lagS"],
+        )
     yield GaugeMetricFamily(
         "kekbridge_incomplete_orders",
         "Orders whose recorded fills do not add up to what they have executed.",

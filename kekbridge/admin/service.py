@@ -40,6 +40,7 @@ from kekbridge.vault import Sealer
 
 if TYPE_CHECKING:
     from kekbridge.ops.backup import Backup
+    from kekbridge.ops.replication import Replication
 
 _SHOWN: Final = 20
 
@@ -68,6 +69,8 @@ class AdminService:
     clock: Callable[[], datetime]
     #: Collects the latency of each alert.
     stages: LatencyTracker
+    #: Set if the database is replicated.
+    replication: Replication | None
 
     async def state(self) -> dict[str, Any]:
         """The live state that `kekbridge dashboard` shows, as JSON: camelCase names, amounts and times as text."""
@@ -95,6 +98,7 @@ class AdminService:
                 },
                 "account": None if snapshot is None else _account(snapshot),
                 "lockouts": self.lockout.locked(self.clock()),
+                **({} if self.replication is None else {"replica": self.replication.status()}),
             }
         )
         return live

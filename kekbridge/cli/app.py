@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "notify": ("kekbridge.cli.notify:app", "Configure notifications for fills, rejections, limits and errors."),
     "backup": ("kekbridge.cli.backup:backup", "Write a backup to one file; the daemon may be running."),
     "restore": ("kekbridge.cli.backup:restore", "Restore a backup into the data directory; stop the daemon first."),
+    "replica": ("kekbridge.cli.replica:app", "Show how far the copy of the database on another machine has come."),
     "export": ("kekbridge.cli.export:app", "Write alerts, orders, fills or P&L as CSV or JSON."),
     "history": ("kekbridge.cli.history:app", "List events, and verify that the record was not altered."),
     "doctor": (

@@ -159,6 +159,12 @@ def daemon_status(context: CliContext) -> dict[str, Any] | None:
     return None if connection is None else connection.status()
 
 
+def bridge_status(context: CliContext) -> dict[str, Any] | None:
+    """What the bridge of a context says about itself; None if none runs, or if it does not answer. Raises NoAccess."""
+    connected = _connect(context)
+    return None if connected is None else connected.status()
+
+
 def status_at(path: Path) -> dict[str, Any] | None:
     """What the bridge that listens at a control socket says about itself; empty if it does not answer, None if none listens.
 

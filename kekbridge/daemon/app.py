@@ -307,6 +307,7 @@ class Daemon:
             "mode": self._settings.mode,
             "dataDir": str(self._resources.data_dir),
             "startedAt": self._started_at,
+            **({} if self._resources.replication is None else {"replica": self._resources.replication.status()}),
             **self.readiness().detail,
         }
 

@@ -83,6 +83,7 @@ class OperatorServices:
             backup_key=resources.sealer.backup_key,
             conditions=conditions,
             admin_pages=self._admin_pages,
+            replication=resources.replication,
             notify_now=self._notify_now,
         )
         self._notifier: Notifier | None = None
@@ -118,6 +119,7 @@ class OperatorServices:
             lockout=self._lockout,
             clock=resources.clock,
             stages=self._trading.updates.latency,
+            replication=resources.replication,
         )
 
     async def state(self) -> dict[str, Any]:
@@ -156,6 +158,8 @@ class OperatorServices:
         """Until cancelled: send notifications, and start the jobs that need the exchange once it is reconciled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._notify())
+            if self._resources.replication is not None:
+                group.create_task(self._resources.replication.run())
             await self._trading.wait_until_reconciled()
             self.jobs.start_trading()
 

@@ -38,6 +38,7 @@ from kekbridge.webhooks import registry
 
 if TYPE_CHECKING:
     from kekbridge.ingress.tls.acme import AutoCertificate
+    from kekbridge.ops.replication import Replication
     from kekbridge.paper.server import PaperExchange
 
 log = get_logger("kekbridge.daemon.resources")
@@ -63,6 +64,8 @@ class Resources:
     exchange: Exchange
     #: Set if kekbridge obtains the certificate of tls.domain itself.
     certificate: AutoCertificate | None
+    #: Set if the database is replicated.
+    replication: Replication | None
     #: Address of the embedded paper exchange, if it runs.
     paper_url: str | None
     #: Offers a symbol's price to the exchange; True if it became the mark, which only the embedded paper exchange may do.
@@ -78,7 +81,10 @@ async def open_all(
     stack.enter_context(DaemonLock(data_dir))
     vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode, ask=_ask_on_terminal())
     sealer = Sealer(await asyncio.to_thread(master_key, vault))
-    database = await asyncio.to_thread(Database.open, data_dir)
+    replication = await _replication(settings, data_dir, vault, clock)
+    if replication is not None:
+        stack.push_async_callback(replication.stop)  # after the database: what was written last is copied, too
+    database = await asyncio.to_thread(Database.open, data_dir, is_replicated=replication is not None)
     stack.push_async_callback(database.close)
     await asyncio.to_thread(_claim_data_dir, database, settings, data_dir, clock)
     paper = await _start_paper(settings, data_dir, stack, clock)
@@ -96,6 +102,7 @@ async def open_all(
         database=database,
         exchange=exchange,
         certificate=certificate,
+        replication=replication,
         paper_url=paper_url,
         offer_price=paper.hint_price if paper else _ignore_price,
         clock=clock,
@@ -214,6 +221,19 @@ def exchange_client(
         ws_private_url=exchange.ws_private_url,
         **clocks,
     )
+
+
+async def _replication(
+    settings: Settings, data_dir: Path, vault: OpenVault, clock: Callable[[], datetime]
+) -> Replication | None:
+    """The replication that `replica.url` asks for; not started yet."""
+    if not settings.replica.url:
+        return None
+    from kekbridge.ops.replica import target_keys
+    from kekbridge.ops.replication import Replication
+
+    keys = await asyncio.to_thread(target_keys, settings.replica, vault)
+    return Replication(settings.replica, data_dir, secrets=keys, clock=clock)
 
 
 def _auto_certificate(

@@ -213,6 +213,8 @@ MESSAGES: Final[Mapping[str, Notification]] = {
         "{detail} while the bridge runs; stop it, then put the files back or restore a backup",
     ),
     "database_found": _other("info", "the database's files are back"),
+    "replica_behind": _other("warning", "the replica at {place} is {lasting} behind", "{detail}"),
+    "replica_current": _other("info", "the replica at {place} is up to date again"),
     "disk_enough": _other("info", "the disk of {place} has {free} free again"),
     "admin_port_taken": _other("failure", "the web pages are off", "port {port} is in use by {owner}; free it or set admin.port"),
     "admin_port_free": _other("info", "the web pages are on again", "{url}"),

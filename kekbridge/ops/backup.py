@@ -37,7 +37,7 @@ from kekbridge.store.connections import FILE_NAME, connect, copies_before_migrat
 from kekbridge.store.database import Database
 from kekbridge.store.facts import OrderFact, order_entry
 from kekbridge.store.lock import DaemonLock
-from kekbridge.store.schema import check_schema
+from kekbridge.store.schema import check_schema, drop_replication_tables
 from kekbridge.vault.base import ADDED_FILE, SEALED_FILE
 from kekbridge.vault.recovery import BackupKey
 
@@ -216,6 +216,7 @@ def _copy_database(source: Path, target: Path) -> dict[str, Any]:
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(connect(source, read_only=True)) as reader, closing(sqlite3.connect(target)) as writer:
         reader.backup(writer)
+        drop_replication_tables(writer)
     with closing(connect(target)) as copied:
         _check(copied, target)
         history, history_hash = journal.head(copied)

@@ -16,6 +16,7 @@ from nacl.signing import SigningKey
 from kekbridge.model import Mode
 from kekbridge.store import codec, journal, settings
 from kekbridge.vault import MASTER_KEY, OpenVault, orderly_secret
+from kekbridge.vault.base import REPLICA_SECRETS
 
 #: Name in the vault of a key that is generated but not registered yet.
 PENDING: Final = "orderly-pending"
@@ -89,11 +90,11 @@ def known_keys(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:
 
 
 def secret_names(connection: sqlite3.Connection | None, account_id: str) -> tuple[str, ...]:
-    """Return the names that may exist in the vault: master key, pending key, notification URLs, and every account's secret."""
+    """Return the names that may exist in the vault: master key, pending key, notification URLs, the replica's key, accounts' secrets."""
     accounts = [account_id] if account_id else []
     if connection is not None:
         accounts += [key.account_id for key in known_keys(connection)]
-    return tuple(dict.fromkeys((MASTER_KEY, PENDING, "notify-urls", *map(orderly_secret, accounts))))
+    return tuple(dict.fromkeys((MASTER_KEY, PENDING, "notify-urls", *REPLICA_SECRETS, *map(orderly_secret, accounts))))
 
 
 def _rows(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:

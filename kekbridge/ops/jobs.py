@@ -25,6 +25,7 @@ from kekbridge.ops.daily import DailySummary, PayloadRetention
 from kekbridge.ops.discrepancies import Discrepancies
 from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.ops.expiry import ExpiryWatch
+from kekbridge.ops.replication import Replication, ReplicaWatch
 from kekbridge.ops.scheduler import Job, JobRunner
 from kekbridge.ops.watches import (
     AdminPages,
@@ -72,6 +73,7 @@ class Jobs:
         backup_key: BackupKey,
         conditions: Conditions,
         admin_pages: AdminPages | None,
+        replication: Replication | None,
         notify_now: NotifyNow,
     ) -> None:
         """`admin_pages`: None if there are no web pages. `certificate_file`: the certificate the listener serves; empty for plain HTTP.
@@ -98,6 +100,9 @@ class Jobs:
         self._conditions = conditions
         self._add_watches(data_dir, certificate_file)
         self._add_daily(data_dir)
+        if replication is not None:
+            watch = ReplicaWatch(conditions, replication.status, warn_after_s=settings.replica.warn_after_s)
+            self._runner.add(Job(name="replica", run=watch.run, every_s=_CONNECTION_EVERY_S))
         if admin_pages is not None:
             self._runner.add(Job(name="pages", run=admin_pages.run, every_s=_CHECK_EVERY_S))
 

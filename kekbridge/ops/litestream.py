@@ -42,7 +42,6 @@ _PASSED_NAMES: Final = frozenset(
 # The log of changes is copied into the database when it has 16 MB. Never with a lock on it until all readers are gone, which the program
 # would do from 500 MB on: no alert could be stored meanwhile.
 _CHECKPOINT_PAGES: Final = 4000
-_MONITOR_MS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,9 @@ def configuration(settings: ReplicaSettings, database: Path, *, socket: Path | N
 
     Read it with `-no-expand-env`.
     """
-    replica: dict[str, object] = {"url": settings.url, "sync-interval": f"{round(settings.sync_s * 1000)}ms"}
+    # Both the same: each look at the database that finds changes makes one file at the target.
+    every = f"{round(settings.sync_s * 1000)}ms"
+    replica: dict[str, object] = {"url": settings.url, "sync-interval": every}
     replica |= {
         name: value
         for name, value in (
@@ -103,7 +104,7 @@ def configuration(settings: ReplicaSettings, database: Path, *, socket: Path | N
     lines += [
         "dbs:",
         f"  - path: {_quoted(database)}",
-        f"    monitor-interval: {_MONITOR_MS}ms",
+        f"    monitor-interval: {every}",
         "    checkpoint-interval: 1m",
         f"    min-checkpoint-page-count: {_CHECKPOINT_PAGES}",
         "    truncate-page-n: 0",

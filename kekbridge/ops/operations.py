@@ -62,6 +62,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     notify.SetLevel,
     notify.ShowQuietHours,
     notify.SetQuietHours,
+    vault.StoreReplicaKeys,
     vault.ShowVault,
     vault.ShowBackupKey,
     vault.ShowRecoveryCode,

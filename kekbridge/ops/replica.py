@@ -12,18 +12,17 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from kekbridge.config import Settings
+from kekbridge.config import ReplicaSettings, Settings
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.ops import litestream
 from kekbridge.store import codec, journal
 from kekbridge.store.connections import connect
 from kekbridge.store.schema import check_schema, drop_replication_tables
+from kekbridge.vault import OpenVault
+from kekbridge.vault.base import REPLICA_SECRETS
 
-#: Secrets of the target in the vault, by the environment variable in which Litestream expects them.
-SECRETS: Final[Mapping[str, str]] = {
-    "LITESTREAM_ACCESS_KEY_ID": "replica-access-key-id",
-    "LITESTREAM_SECRET_ACCESS_KEY": "replica-secret-access-key",
-}
+#: Environment variables in which Litestream expects the target's keys, in the order of the vault's REPLICA_SECRETS.
+KEY_VARIABLES: Final = ("LITESTREAM_ACCESS_KEY_ID", "LITESTREAM_SECRET_ACCESS_KEY")
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 
@@ -50,9 +49,9 @@ def restore_replica(
 ) -> RestoredReplica:
     """Restore the newest state of a replica into the new file `target`, check it, and say up to when it reaches. Blocks.
 
-    `url`: of the replica, if not that of the settings. `secrets`: environment variables with the target's keys (`SECRETS`); what is set in
-    the environment already needs none. The schema stays that of the version that wrote it: open it with `initialise`. Nothing is left of a
-    file that fails a check. Raises NotFound if there is no replica, ConfigError if it cannot be read or is damaged.
+    `url`: of the replica, if not that of the settings. `secrets`: environment variables with the target's keys (`target_keys`), unless
+    the environment has them. The schema stays that of the version that wrote it: open it with `initialise`. Of a file that fails a check
+    nothing is left. Raises NotFound if there is no replica, ConfigError if it cannot be read or is damaged.
     """
     wanted = settings.replica if url is None else replace_url(settings, url).replica
     if not wanted.url:
@@ -75,6 +74,14 @@ def restore_replica(
     except ConfigError:
         _remove(target)
         raise
+
+
+def target_keys(settings: ReplicaSettings, vault: OpenVault) -> dict[str, str]:
+    """The keys of the target that the vault holds, as environment variables; those of the environment need none. Blocks."""
+    if not settings.url.startswith("s3:"):
+        return {}
+    found = {variable: vault.get(name) for variable, name in zip(KEY_VARIABLES, REPLICA_SECRETS, strict=True)}
+    return {variable: secret.decode() for variable, secret in found.items() if secret is not None}
 
 
 def replace_url(settings: Settings, url: str) -> Settings:

@@ -20,6 +20,7 @@ from kekbridge.ops.notifier import NOTIFY_URLS, Channel, channels_of
 from kekbridge.ops.operation import Operation, OperatorContext
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.vault import OpenVault, orderly_secret
+from kekbridge.vault.base import REPLICA_SECRETS
 from kekbridge.vault.files import write_private
 
 CODE_SHOWN_FILE: Final = "recovery-code-shown"  # in the data directory, empty
@@ -172,6 +173,32 @@ class ShowVault(Operation, frozen=True, kw_only=True):
 def held_names(vault: OpenVault, names: tuple[str, ...]) -> list[str]:
     """Those of the names that the vault holds a secret for."""
     return [name for name in names if vault.get(name) is not None]
+
+
+# --------------------------------------------------------------------------------------------------------------- replica
+
+
+class StoreReplicaKeys(Operation, frozen=True, kw_only=True):
+    """Store the access key of the replica's place (s3://). Returns the vault's title."""
+
+    operation: ClassVar[str] = "replica-keys"
+    needs_data: ClassVar[bool] = False
+    opens_vault: ClassVar[bool] = True
+
+    #: The access key id and its secret.
+    access_key_id: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return "StoreReplicaKeys(…)"
+
+    async def run(self, context: OperatorContext) -> dict[str, str]:
+        for name, value in zip(REPLICA_SECRETS, (self.access_key_id, self.secret), strict=True):
+            if not value.isascii() or not value.isprintable():
+                raise ConfigError(f"{name}: found characters that no access key has; paste it again")
+        for name, value in zip(REPLICA_SECRETS, (self.access_key_id, self.secret), strict=True):
+            await asyncio.to_thread(context.vault.set, name, value.encode())
+        return {"vault": context.vault.title}
 
 
 # --------------------------------------------------------------------------------------------------------------- backups

@@ -21,6 +21,7 @@ from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
 from kekbridge.store.codec import exact_sum, from_json, time_text, to_json
 from kekbridge.store.files import MARKER
 from kekbridge.store.migrations import MIGRATIONS, Step
+from kekbridge.store.schema import drop_replication_tables
 from kekbridge.store.transaction import Connection
 
 FILE_NAME: Final = "kekbridge.db"
@@ -218,6 +219,7 @@ def _copy_before_migration(connection: sqlite3.Connection, path: Path) -> None:
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(new)) as target:
             connection.backup(target)
+            drop_replication_tables(target)
             target.execute("PRAGMA journal_mode = DELETE")  # one file
         for old in copies_before_migration(path.parent):
             if time.time() - old.stat().st_mtime > _INTERRUPTED_FOR_S:

@@ -1,6 +1,7 @@
 """The protocol of a vault backend, and the open vault that the rest of kekbridge uses: a few named secrets.
 
-Names are `master-key`, `orderly-secret:<account>` and, read only, `vault-passphrase`. No vault shows a value in its repr.
+Names are `master-key`, `orderly-secret:<account>`, those of REPLICA_SECRETS and, read only, `vault-passphrase`.
+No vault shows a value in its repr.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Protocol
 
 MASTER_KEY = "master-key"
 UNLOCK_CREDENTIAL = "vault-passphrase"
+#: The access key of the place of the replica: its id and its secret.
+REPLICA_SECRETS = ("replica-access-key-id", "replica-secret-access-key")
 SEALED_FILE = "vault.sealed"
 ADDED_FILE = "vault.added"
 

@@ -339,6 +339,16 @@ TEXTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "the file was deleted while the bridge runs; stop it, then put the files back or restore a backup",
     ),
     "database_found": ({}, "the database's files are back", ""),
+    "replica_behind": (
+        {"place": "s3://bucket/kekbridge", "lasting": "2 min", "detail": "connection refused"},
+        "the replica at s3://bucket/kekbridge is 2 min behind",
+        "connection refused",
+    ),
+    "replica_current": (
+        {"place": "s3://bucket/kekbridge"},
+        "the replica at s3://bucket/kekbridge is up to date again",
+        "",
+    ),
     "disk_enough": ({"free": "3.4 GiB", "place": "/data"}, "the disk of /data has 3.4 GiB free again", ""),
     "admin_port_taken": (
         {"port": "8081", "owner": "nginx (process 4)"},

@@ -45,6 +45,8 @@ BY_HISTORY = {
     "certificate_not_renewed",
     "disk_low",
     "disk_enough",
+    "replica_behind",
+    "replica_current",
     "restored",
     "history_incomplete",
     "account_adopted",
