@@ -18,4 +18,5 @@ def _is_installed() -> bool:
     return True
 
 
-needs_litestream: Final = pytest.mark.skipif(not _is_installed(), reason="there is no Litestream for this machine")
+HAS_LITESTREAM: Final = _is_installed()
+needs_litestream: Final = pytest.mark.skipif(not HAS_LITESTREAM, reason="there is no Litestream for this machine")

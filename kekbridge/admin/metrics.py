@@ -142,12 +142,7 @@ def _operations(state: Mapping[str, Any]) -> Iterable[Metric]:
     for event, count in Counter(one["event"] for one in state["conditions"]).items():
         holding.add_metric([event], count)
     yield holding
-    if "replica" in state:
-        yield GaugeMetricFamily(
-            "kekbridge_replica_lag_seconds",
-            "Seconds since the instant up to which the replica is known to be complete.",
-            value=state["replica"]["lagS"],
-        )
+    yield from replica_families(state)
     yield GaugeMetricFamily(
         "kekbridge_incomplete_orders",
         "Orders whose recorded fills do not add up to what they have executed.",
@@ -169,6 +164,16 @@ def _disk(data_dir: Path) -> Iterable[Metric]:
     yield GaugeMetricFamily("kekbridge_database_bytes", "Size of the database with its log.", value=size)
     free = shutil.disk_usage(data_dir).free
     yield GaugeMetricFamily("kekbridge_disk_free_bytes", "Free space on the disk of the data directory.", value=free)
+
+
+def replica_families(state: Mapping[str, Any]) -> Iterable[Metric]:
+    """The lag of the replica in the state of `AdminService.state`; nothing without a replica."""
+    if "replica" in state:
+        yield GaugeMetricFamily(
+            "kekbridge_replica_lag_seconds",
+            "Seconds since the instant up to which the replica is known to be complete.",
+            value=state["replica"]["lagS"],
+        )
 
 
 def _mean(found: Report) -> Decimal | None:

@@ -19,8 +19,10 @@ from tests.bench.layers import LAYERS
 from tests.bench.load import Result, run
 from tests.bench.markets import FEW, MANY
 from tests.bench.reading import COMMANDS, reading
+from tests.bench.replicating import replicating
 from tests.bench.restarting import restarting
 from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, ReferencePlus, System, ThrottledFlask, without
+from tests.replication import HAS_LITESTREAM
 from tests.system.harness import clean_environment
 
 Figures = dict[str, float]
@@ -286,6 +288,11 @@ def start_up_stored(make: type[System], size: Size) -> Figures:
     return restarting(make, size.stored, alerts=size.lone, settle_s=size.settle_s)
 
 
+def replicated(make: type[System], size: Size) -> Figures:
+    """Sustained load without and with a replica, and the replica's lag; kekbridge only."""
+    return replicating(make, alerts=size.sustained, settle_s=size.settle_s)
+
+
 def long_history(make: type[System], size: Size) -> Figures:
     """Read commands on a long history, relative to a short one; kekbridge only."""
     return reading(make, size.read, alerts=size.lone, times=max(size.lone // 20, 1), commands=size.commands)
@@ -383,8 +390,8 @@ def _seconds(*arguments: str, system: System, times: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is measured, of which systems, and what it needs: strace, or root, who alone sees memory and writes of a process that forbids
-    core dumps."""
+    """What is measured, of which systems, and what it needs: strace, Litestream, or root, who alone sees memory and writes of a process
+    that forbids core dumps."""
 
     title: str
     measure: Callable[[type[System], Size], Figures]
@@ -396,6 +403,8 @@ class Scenario:
         """What it needs and does not have here; empty if it can run."""
         if self.needs == "strace" and shutil.which("strace") is None:
             return "strace is not installed"
+        if self.needs == "litestream" and not HAS_LITESTREAM:
+            return "Litestream is not installed"
         if self.needs == "root" and os.geteuid() != 0:
             return "only root may read the memory and writes of a process that forbids core dumps"
         return ""
@@ -420,6 +429,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "memory": Scenario("memory (PSS)", memory, ALL, needs="root"),
     "start": Scenario("start to first answer", start_up, ALL),
     "restart": Scenario("start with stored alerts", start_up_stored, (Kekbridge,)),
+    "replica": Scenario("sustained, with a replica", replicated, (Kekbridge,), needs="litestream"),
     "stored": Scenario("stored alerts", long_history, (Kekbridge,)),
     "flushes": Scenario("flushes of the disk", flushes, SAFE, needs="strace"),
     "written": Scenario("written per lone alert", written, SAFE, needs="root"),
