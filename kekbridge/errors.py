@@ -6,7 +6,6 @@ KekbridgeError
 │   ├── TooLarge               413  the body is over the cap
 │   ├── Unauthenticated        401  the sender gets a neutral sentence, the log the real reason
 │   ├── Forbidden              403  known sender, but the webhook is disabled or the address not allowed
-│   ├── Conflict               409  the same alertId with another body
 │   ├── Refused                422  understood, but it cannot become an order
 │   └── RateLimited            429  carries retry_after_s
 ├── StoreUnavailable           503  nothing was stored: the only reason for a 5xx
@@ -62,10 +61,6 @@ class Unauthenticated(RequestRefused):
 
 class Forbidden(RequestRefused):
     """The sender is known but not allowed to send (403)."""
-
-
-class Conflict(RequestRefused):
-    """An alertId was sent again with another body (409)."""
 
 
 class Refused(RequestRefused):

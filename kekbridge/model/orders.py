@@ -189,7 +189,6 @@ class CancelRequest(Struct, frozen=True, kw_only=True):
     symbol: str | None
     #: Only orders whose alert has this comment; None: all.
     comment: str | None = None
-    include_algo: bool = True
 
 
 class Order(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,6 @@ import msgspec
 
 from kekbridge.model import RateLimits
 
-UNLIMITED: Final = RateLimits(per_minute=0, per_hour=0, per_day=0)
 LONGEST_WINDOW: Final = timedelta(days=1)
 # Counted by webhook id; the entries of all webhooks under this one.
 ALL_ENTRIES: Final = ""

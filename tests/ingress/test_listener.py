@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.errors import Conflict, Forbidden, RateLimited, Refused, StoreUnavailable, Unauthenticated, Unreadable
+from kekbridge.errors import Forbidden, RateLimited, Refused, StoreUnavailable, Unauthenticated, Unreadable
 from kekbridge.ingress.http import Readiness, WebhookResponse
 from kekbridge.ingress.listener import ListenerRejection, to_json
 from kekbridge.model import OrderStatus
@@ -57,7 +57,6 @@ async def test_amounts_are_exact_json_numbers(server: ListeningServer) -> None:
     [
         (Unreadable("invalid_json", "line 1 column 2: found x, expected a quote"), 400, "invalid_json"),
         (Forbidden("webhook_disabled", "off"), 403, "webhook_disabled"),
-        (Conflict("alert_id_reused", "again"), 409, "alert_id_reused"),
         (Refused("symbol_unknown", "no such market", field="symbol"), 422, "symbol_unknown"),
         (Refused("orderly:-1102", "the exchange received so"), 422, "orderly:-1102"),
         (RateLimited("rate_limited", "too many", retry_after_s=7), 429, "rate_limited"),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import RateLimits
-from kekbridge.risk.rates import ALL_ENTRIES, UNLIMITED, Excess, RateWindows
+from kekbridge.risk.rates import ALL_ENTRIES, Excess, RateWindows
+from tests.store.factories import NO_RATES
 from tests.trading import NOW
 
 TWO_A_MINUTE = RateLimits(per_minute=2, per_hour=0, per_day=0)
@@ -25,8 +26,8 @@ def excess(
     windows: RateWindows,
     seconds: float = 0,
     *,
-    rates: RateLimits = UNLIMITED,
-    account_rates: RateLimits = UNLIMITED,
+    rates: RateLimits = NO_RATES,
+    account_rates: RateLimits = NO_RATES,
     is_exit: bool = False,
     webhook_id: str = "hook",
 ) -> Excess | None:
