@@ -25,12 +25,18 @@ from kekbridge.model import (
     client_order_id_of,
 )
 from kekbridge.model.admission import Decision, NewAlert
-from kekbridge.store import facts, projector
+from kekbridge.model.statistics import total_of
+from kekbridge.store import codec, equity, facts, projector
 from kekbridge.store.codec import from_json, to_json
 from kekbridge.store.facts import AlertFact, ResponseFact
 from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert, status_report
 
 REQUEST: Final = '{"symbol": "PERP_BTC_USDC", "side": "BUY", "order_quantity": "0.01"}'
+
+
+def funding_total(connection: sqlite3.Connection) -> Decimal:
+    """All funding that is stored, in USDC."""
+    return total_of(equity.list_funding(connection, codec.Span("2000", "~"))).funding
 
 
 def book_on(connection: sqlite3.Connection, *, now: datetime = NOW, account_rates: RateLimits = NO_RATES) -> Book:

@@ -130,13 +130,6 @@ def list_funding(
     return [ResultLine(day, owner, symbol, ZERO, ZERO, Decimal(fee), 0, 0) for day, owner, symbol, fee in rows]
 
 
-def funding_total(connection: sqlite3.Connection, *, since: str) -> Decimal:
-    """Funding paid since a time (as stored), in USDC."""
-    from kekbridge.model.statistics import total_of
-
-    return total_of(list_funding(connection, codec.Span(since, "~"))).funding
-
-
 def curve(connection: sqlite3.Connection, span: codec.Span, *, points: int) -> tuple[EquityMark, ...]:
     """The equity curve of a period: the last mark of each of `points` equal intervals that has one, oldest first.
 

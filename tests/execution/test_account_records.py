@@ -16,6 +16,7 @@ from kekbridge.store import codec, equity, fills, read_positions, reservations, 
 from kekbridge.store.read_positions import RecordKind
 from tests.bridge import BTC, ETH, Bridge, Clock, quick_bridge, running_bridge, running_paper
 from tests.equality import assert_rebuilt_equal
+from tests.stored import funding_total
 from tests.waiting import until
 
 D = Decimal
@@ -152,7 +153,7 @@ async def test_every_page_of_the_funding_is_read_once(bridge: Bridge) -> None:
     for _ in range(2):
         await read(bridge)
         paid = sum(D(row["funding_fee"]) for row in await bridge.journal("funding"))
-        found = await bridge.daemon.database.read(equity.funding_total, since="2000")
+        found = await bridge.daemon.database.read(funding_total)
         assert found == (await day(bridge)).funding == paid != 0
 
 

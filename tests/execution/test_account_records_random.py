@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from kekbridge.store import codec, equity, fills, incomplete_orders, reservations, settings
+from kekbridge.store import codec, fills, incomplete_orders, reservations, settings
 from tests.bridge import BTC, ETH, SOL, Bridge, quick_bridge, running_paper
 from tests.equality import assert_rebuilt_equal
+from tests.stored import funding_total
 from tests.waiting import until
 
 D = Decimal
@@ -95,7 +96,7 @@ async def differences(bridge: Bridge) -> dict[str, tuple[object, object]]:
         ),
         "realized": (day.realized_pnl, total([*rows("fill"), *taken, *rows("adl")], "realized_pnl")),
         "funding": (day.funding, total(rows("funding"), "funding_fee")),
-        "funding stored": (await database.read(equity.funding_total, since="2000"), day.funding),
+        "funding stored": (await database.read(funding_total), day.funding),
         "transfers": (total(await bridge.events("transfer"), "amount"), total(rows("transfer"), "amount")),
         "liquidations": (len(await bridge.events("liquidation")), len(taken)),
         "takeovers": (len(await bridge.events("adl")), len(rows("adl"))),
