@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sqlite3
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from kekbridge.store.connections import FILE_NAME
+from kekbridge.store.database import Database
 from tests.paths import ROOT
 
 PACKAGE = ROOT / "kekbridge"
@@ -24,6 +31,7 @@ DOCUMENT = re.compile(
 BARE = re.compile(rf"(?<!\.md)(?<!\.md\s)(?<!\.md\s#\s)\bsections?{BREAK}(?P<sections>{NUMBERS})")
 HEADING = re.compile(rf"^#{{2,3}} ({NUMBER})[. ]", re.MULTILINE)
 RANGE = re.compile(rf"({NUMBER}){BREAK}to{BREAK}({NUMBER})")
+MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
 MODULE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml|json))`")
 
 
@@ -99,6 +107,48 @@ def test_architecture_names_modules_that_exist() -> None:
             assert (PACKAGE / path).is_file() or (ROOT / path).is_file(), path
         else:
             assert path in names or (ROOT / path).is_file(), path
+
+
+def test_architecture_names_classes_and_members_that_exist() -> None:
+    """`Class.member` in architecture.md is a member of that class in the package."""
+    members: dict[str, set[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                members.setdefault(node.name, set()).update(_names_in(node))
+    named = MEMBER.findall((INTERNALS / "architecture.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    assert [f"{owner}.{name}" for owner, name in named if name not in members.get(owner, ())] == []
+
+
+def _names_in(owner: ast.ClassDef) -> Iterator[str]:
+    for node in ast.walk(owner):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def test_architecture_lists_the_layers_of_the_contract() -> None:
+    """The layers in section 12 are those that import-linter enforces."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    section = (INTERNALS / "architecture.md").read_text(encoding="utf-8").split("## 12. ")[1].split("```")[1]
+    listed = [line.partition("   ")[0].strip() for line in section.strip().splitlines()]
+    assert listed == [layer.replace("kekbridge.", "") for layer in layers]
+
+
+def test_architecture_lists_every_table(tmp_path: Path) -> None:
+    """Section 8 names each table of the database, and the module that it names beside it exists."""
+    Database.open(tmp_path).close_now()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    section = (INTERNALS / "architecture.md").read_text(encoding="utf-8").split("## 8. ")[1].split("\n## ")[0]
+    assert {name for name in tables if f"`{name}`" not in section} == {"_sqlite_migrations"}
 
 
 @pytest.mark.parametrize(
