@@ -11,6 +11,7 @@ import typer
 from kekbridge.cli import render
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.documents import Document, documents, find_document, topics
+from kekbridge.errors import ConfigError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -24,6 +25,7 @@ def _complete_topics(incomplete: str) -> list[str]:
         "kekbridge docs                      list the topics",
         "kekbridge docs alerts",
         "kekbridge docs limits | grep -i drawdown",
+        "kekbridge docs --man | man -l -     the manual page",
     )
 )
 def docs(
@@ -37,6 +39,7 @@ def docs(
             autocompletion=_complete_topics,
         ),
     ] = None,
+    man: Annotated[bool, typer.Option("--man", help="Print the manual page kekbridge(1), for man or groff.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -46,6 +49,13 @@ def docs(
     On a terminal a document is shown in $PAGER, else $MANPAGER, else less; one that fits the screen is printed. In a pipe it is plain
     Markdown, the API (`kekbridge docs api`) OpenAPI as YAML, and the settings (`kekbridge docs config.example`) TOML.
     """
+    if man:
+        if topic is not None or as_json:
+            raise ConfigError("--man is the whole manual page; leave TOPIC and --json out")
+        from kekbridge.cli.man_page import man_page
+
+        sys.stdout.write(man_page())
+        return
     if topic is not None:
         _show(find_document(topic), as_json=as_json)
         return
