@@ -207,13 +207,13 @@ async def test_every_message_is_answered_as_its_document_says(tmp_path: Path) ->
     wrong = []
     async with running_bridge(tmp_path) as bridge:
         for path in ALL_DOCUMENTS:
+            if path.name == "public-address.md":
+                continue  # its files are configurations of other programs: tests/system/test_public_address.py
             for head, body in _MESSAGE.findall(path.read_text(encoding="utf-8")):
                 wanted, options, held = _read_head(head)
                 request = await _request(bridge, options, held, body.strip())
                 answer: dict[str, Any] = {}
-                for _ in range(
-                    20
-                ):  # a busy machine answers before the order has its end; a resend has the outcome since
+                for _ in range(20):  # a busy machine answers before the order has its end; a resend has the outcome
                     answer = await _post(bridge, *request)
                     if f"{answer.get('status')} {answer.get('code', '')}".strip() == wanted:
                         break

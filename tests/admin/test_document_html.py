@@ -60,7 +60,7 @@ def test_html_in_a_document_is_text(text: str) -> None:
         ("alerts", "alerts.md#duplicates", "#duplicates"),
         ("alerts", "api.yaml", "/docs/api"),
         ("settings", "../../config.example.toml", "/docs/config.example"),
-        ("internals/orderly", "architecture.md#6", "/docs/internals/architecture#6"),
+        ("internals/orderly", "./architecture.md#6", "/docs/internals/architecture#6"),
         ("internals/orderly", "../limits.md", "/docs/limits"),
         ("operations", "dashboard.json", "/docs/dashboard.json"),
         ("alerts", "https://www.tradingview.com/x?a=1&b=2", "https://www.tradingview.com/x?a=1&amp;b=2"),
