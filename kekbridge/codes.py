@@ -14,7 +14,7 @@ class Code:
 
     #: The code itself; never changes.
     name: str
-    #: HTTP status of a response with this code. None: only the command line reports it.
+    #: HTTP status of an alert's answer with this code. None: only commands or the API of the web pages report it.
     status: int | None
     #: What happened, one sentence.
     meaning: str
@@ -143,6 +143,19 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("bridge_unavailable", None, "A bridge runs, but does not answer commands.", "Run the command again; if the bridge hangs, end its process and start it again."),
     ("vault_out_of_reach", None, "Only the bridge's own user can open its vault.", "Start the bridge, then repeat the command."),
     ("no_access", None, "The bridge belongs to another user.", "Use sudo, or join the group of its service."),
+    ("bridge_not_found", None, "No bridge, and no data of one, was found.", "Start one with `kekbridge serve`, or name its data directory with --data-dir."),
+    ("key_missing", None, "The vault has no exchange key for the account, or the webhook has no valid key.", "`kekbridge keys add` or `kekbridge keys register`; of a webhook: kekbridge webhook rotate NAME"),
+    ("not_installed", None, "No service is installed.", "kekbridge install-systemd"),
+    ("not_locked_out", None, "This address is not locked out.", "`kekbridge lockouts list` shows those that are."),
+    # --------------------------------------------------------------------------- the API beside the web pages (kekbridge docs api)
+    ("field_missing", None, "A field that the request needs is missing.", "Add the field that the error names."),
+    ("forbidden", None, "The request comes from another web page.", "Call the API from a program, with the token; or use the web pages themselves."),
+    ("invalid_form", None, "The form cannot be read.", "Send it as a browser does, in UTF-8."),
+    ("key_reused", None, "Another request was sent with this Idempotency-Key.", "Use a new key for each request."),
+    ("not_possible", None, "The bridge cannot do this at present.", "Do what the error says."),
+    ("too_many_streams", None, "Too many event streams are open.", "Close one, or use one stream for everything."),
+    ("unsupported_media_type", None, "The body is not declared as JSON.", "Add the header Content-Type: application/json."),
+    ("wrong_host", None, "The request names a host that is not this machine.", "Open the address that `kekbridge web link` prints."),
 )  # fmt: skip
 
 CODES: dict[str, Code] = {name: Code(name, status, meaning, fix) for name, status, meaning, fix in _TABLE}

@@ -402,6 +402,20 @@ def test_the_status_table_is_complete() -> None:
     assert explained == answered - {404, 405, 408}  # a wrong path or method or a broken connection is no alert
 
 
+def test_the_table_of_codes_is_that_of_the_code() -> None:
+    """answers.md has each code with its status, meaning and fix; KEKBRIDGE_WRITE_DOCUMENTS=1 writes the table again."""
+    rows = [
+        f"| `{code.name}` | {code.status or ''} | {code.meaning} | {code.fix} |".replace("  ", " ")
+        for code in CODES.values()
+    ]
+    table = "\n".join(("| code | status | meaning | what to do |", "|---|---|---|---|", *rows, ""))
+    text = USER_DOCUMENTS["answers.md"]
+    if os.environ.get("KEKBRIDGE_WRITE_DOCUMENTS") == "1":
+        text = text.partition("| code | status |")[0] + table
+        (DIRECTORY / "answers.md").write_text(text, encoding="utf-8")
+    assert text.endswith(f"\n\n{table}"), "write it again: KEKBRIDGE_WRITE_DOCUMENTS=1"
+
+
 def test_the_exit_code_table_is_complete() -> None:
     """answers.md explains every exit code, and no other."""
     explained = {

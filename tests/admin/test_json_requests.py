@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kekbridge.admin.json_requests import parse_json
+from kekbridge.admin.json_requests import parse_json, refusal
 from kekbridge.alerts.numbers import NumberText
-from kekbridge.errors import Unreadable
+from kekbridge.errors import ConfigError, Unreadable
 
 _TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=5)
 _VALUES = st.none() | st.booleans() | _TEXTS | st.integers() | st.lists(st.integers(), max_size=2)
@@ -40,3 +40,15 @@ def test_the_place_of_an_error_is_named() -> None:
     with pytest.raises(Unreadable, match="'a' occurs twice") as caught:
         parse_json(b'{"a":1,"a":2}')
     assert caught.value.field == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code", "field"),
+    [("size: found 1", 422, "field_invalid", "size"), ("no account is known", 409, "not_possible", None)],
+)
+def test_an_operators_error_has_a_code(text: str, status: int, code: str, field: str | None) -> None:
+    """One that begins with a field's name is about this field; any other is `not_possible`."""
+    answer = refusal(ConfigError(text))
+    assert answer.text is not None
+    body = json.loads(answer.text)
+    assert (answer.status, body["code"], body["field"]) == (status, code, field)

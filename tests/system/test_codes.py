@@ -53,6 +53,18 @@ ELSEWHERE = {
     "bridge_unavailable": ("cli/test_control.py", "BridgeUnavailable"),
     "vault_out_of_reach": ("cli/test_context.py", "a_stopped_services_vault_is_out_of_reach"),
     "no_access": ("cli/test_control.py", "NoAccess"),
+    "bridge_not_found": ("cli/test_bridges.py", "looked in"),
+    "key_missing": ("ops/test_key_registration.py", "no key to register"),
+    "not_installed": ("cli/test_installation.py", "no service is installed"),
+    "not_locked_out": ("cli/test_lockouts.py", "not locked out"),
+    "field_missing": ("admin/test_api.py", "field_missing"),
+    "forbidden": ("admin/test_api.py", "forbidden"),
+    "invalid_form": ("admin/test_admin.py", "send it as a browser does"),
+    "key_reused": ("admin/test_api.py", "key_reused"),
+    "not_possible": ("admin/test_json_requests.py", "not_possible"),
+    "too_many_streams": ("admin/test_events.py", "too_many_streams"),
+    "unsupported_media_type": ("admin/test_api.py", "unsupported_media_type"),
+    "wrong_host": ("admin/test_api.py", "wrong_host"),
 }
 
 # Alerts to a webhook without limits, by the code of their response.
