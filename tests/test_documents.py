@@ -33,14 +33,16 @@ from kekbridge.errors import AlreadyRunning, ConfigError, NotFound
 from kekbridge.model import Mode, OrderStatus, OrderType
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.paper import faults
-from kekbridge.paper.settings import Options
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET, Options
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS
 from tests.alert_cases import webhook_settings
 from tests.bridge import BTC, Bridge, Clock, running_bridge
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.tree import walk
+from tests.cli.venues import live_environment, running_venue
 from tests.paths import ROOT
+from tests.system.forked import run_forked
 from tests.system.launcher import program_at
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,8 +60,10 @@ RUNNABLE = [
     pytest.param(block, id=f"{path.relative_to(ROOT)}:{name}")
     for path in ALL_DOCUMENTS
     for name, block in _BLOCK.findall(path.read_text(encoding="utf-8"))
-    if name not in ("run", "test")
+    if name not in ("run", "test") and not name.startswith("live")
 ]
+# Blocks for a live account, in their order: name and stdin.
+LIVE = {"livekey": PAPER_ORDERLY_SECRET, "livesign": "01" * 32, "livecheck": "", "livestart": "", "liveleak": "01" * 32}
 # A message with the answer to it, the options of its webhook and the positions before it, both optional:
 # `<!-- test: filled; --profile traderspost; holds 0.05 BTC -->`.
 _MESSAGE = re.compile(r"<!-- test: ([^\n]*) -->\n[ ]*```(?:json|text)\n(.*?)[ ]*```", re.DOTALL)
@@ -159,9 +163,9 @@ def test_every_document_for_users_has_blocks_that_run() -> None:
         "changelog.md": 0,  # its commands are those of an upgrade
         "evidence.md": 0,  # its commands take hours
         "limits.md": 4,
-        "live.md": 1,
-        "public-address.md": 0,  # its files and commands are run by tests/system/test_public_address.py
+        "live.md": 6,
         "operations.md": 10,
+        "public-address.md": 0,  # its files and commands are run by tests/system/test_public_address.py
         "security.md": 1,
         "settings.md": 1,
     }
@@ -278,7 +282,7 @@ def test_settings_in_documents_are_valid(path: Path, tmp_path: Path) -> None:
         re.findall(r"<!-- test: settings -->\n```toml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
     ):
         file = tmp_path / f"{number}.toml"
-        file.write_text(block, encoding="utf-8")
+        file.write_text(block.replace("0x1486…", PAPER_ACCOUNT_ID), encoding="utf-8")
         assert load_settings(file, environment={})
 
 
@@ -310,6 +314,32 @@ async def _request(bridge: Bridge, options: str, held: dict[str, str], body: str
     if key not in text and text.startswith("{"):
         text = json.dumps({"apiKey": key, "timestamp": now, "alertId": str(ULID()), **json.loads(text)})
     return bridge.daemon.info.webhook_url + (f"/{key}" if "--key-in-path" in options else ""), text.encode()
+
+
+def test_the_way_to_live_runs(tmp_path: Path) -> None:
+    """The commands of live.md work in live mode, in their order, on a venue that is a paper exchange; its keys are as live.md says."""
+    blocks = dict(_BLOCK.findall(USER_DOCUMENTS["live.md"]))
+    assert [name for name in blocks if name.startswith("live")] == list(LIVE)
+    command = tmp_path / "bin" / "kekbridge"
+    command.parent.mkdir()
+    with running_venue(tmp_path / "venue") as venue, program_at(command):
+        environment = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
+        environment["PATH"] = f"{command.parent}:{os.environ['PATH']}"
+        for name, typed in LIVE.items():
+            done = subprocess.run(
+                ["sh", "-e", "-c", blocks[name].replace("0x1486…", PAPER_ACCOUNT_ID)],
+                env=environment,
+                cwd=tmp_path,
+                input=typed,
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE_S * 2,
+                check=False,
+            )
+            assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        listed = run_forked("keys", "list", "--json", environment=environment)
+        (own,) = [one for one in json.loads(listed.stdout) if one["isHere"]]
+        assert (own["scopes"], own["addressRule"]) == (["read", "trading"], "ALLOW_RESTRICTION_LIST")
 
 
 @needs_curl

@@ -155,7 +155,7 @@ async def _addresses(target: CheckTarget) -> tuple[Check, ...]:
         return (Check("addresses", "ok", f"the key works from {', '.join(own.ip_list)} only"),)
     if target.name == "paper":
         return (Check("addresses", "ok", "the paper key works from every address; it is valid for paper only"),)
-    fix = "restrict it to this machine's address on the exchange's API-key page"
+    fix = "`kekbridge keys restrict-ip --here` restricts it to this machine's address"
     return (Check("addresses", "warning", "the key works from every address", fix),)
 
 
