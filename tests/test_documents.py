@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -64,8 +65,8 @@ RUNNABLE = [
 ]
 # Blocks for a live account, in their order: name and stdin.
 LIVE = {"livekey": PAPER_ORDERLY_SECRET, "livesign": "01" * 32, "livecheck": "", "livestart": "", "liveleak": "01" * 32}
-# A message with the answer to it, the options of its webhook and the positions before it, both optional:
-# `<!-- test: filled; --profile traderspost; holds 0.05 BTC -->`.
+# A message with the answer to it and, each optional, the options of its webhook, the positions before it and that in BTC after it:
+# `<!-- test: filled; --profile traderspost; holds 0.05 BTC; leaves 0 BTC -->`.
 _MESSAGE = re.compile(r"<!-- test: ([^\n]*) -->\n[ ]*```(?:json|text)\n(.*?)[ ]*```", re.DOTALL)
 # What TradingView puts into the placeholders of these messages.
 _PLACEHOLDERS = {
@@ -214,7 +215,7 @@ async def test_every_message_is_answered_as_its_document_says(tmp_path: Path) ->
             if path.name == "public-address.md":
                 continue  # its files are configurations of other programs: tests/system/test_public_address.py
             for head, body in _MESSAGE.findall(path.read_text(encoding="utf-8")):
-                wanted, options, held = _read_head(head)
+                wanted, options, held, left = _read_head(head)
                 request = await _request(bridge, options, held, body.strip())
                 answer: dict[str, Any] = {}
                 for _ in range(20):  # a busy machine answers before the order has its end; a resend has the outcome
@@ -224,6 +225,8 @@ async def test_every_message_is_answered_as_its_document_says(tmp_path: Path) ->
                     await asyncio.sleep(0.1)
                 else:
                     wrong.append(f"{path.name}: {body.strip()}\n  {answer}")
+                if left is not None and await bridge.position() != left:
+                    wrong.append(f"{path.name}: {body.strip()}\n  leaves {await bridge.position()} BTC")
     assert wrong == [], "\n".join(wrong)
 
 
@@ -233,12 +236,13 @@ async def _post(bridge: Bridge, url: str, body: bytes) -> dict[str, Any]:
         return answer
 
 
-def _read_head(head: str) -> tuple[str, str, dict[str, str]]:
-    """Return the wanted answer, the webhook's options and the positions of a message's comment."""
+def _read_head(head: str) -> tuple[str, str, dict[str, str], Decimal | None]:
+    """Return the wanted answer, the webhook's options, the positions before and the one after, of a message's comment."""
     wanted, *rest = head.split("; ")
     held = next((part.removeprefix("holds ") for part in rest if part.startswith("holds ")), "")
     positions = {base: size for size, base in (one.split() for one in held.split(", ") if one)}
-    return wanted, next((part for part in rest if part.startswith("--")), ""), positions
+    left = next((Decimal(part.split()[1]) for part in rest if part.startswith("leaves ")), None)
+    return wanted, next((part for part in rest if part.startswith("--")), ""), positions, left
 
 
 # A row of the table of limits: `buy 0.1 BTC` or `buy 0.01 BTC stopLoss=8%` is an alert, `BTC falls to 59,000` a price.
@@ -289,7 +293,7 @@ def test_settings_in_documents_are_valid(path: Path, tmp_path: Path) -> None:
 def test_profiles_and_position_mode_have_a_message() -> None:
     """Each profile, and position mode, is shown by a message that is accepted."""
     heads = [_read_head(head) for head, _ in _MESSAGE.findall(USER_DOCUMENTS["alerts.md"])]
-    options = " ".join(given for wanted, given, _ in heads if wanted in ("filled", "accepted"))
+    options = " ".join(given for wanted, given, *_ in heads if wanted in ("filled", "accepted"))
     assert {f"--profile {name}" in options for name in PROFILES if name != "seed"} == {True}
     assert "--follow position" in options
 
