@@ -6,6 +6,7 @@ per row. Links between documents are underlined, and named at the end with the c
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 #: Widest text, in characters: longer lines are hard to read.
 WIDTH: Final = 80
 _GAP: Final = 2
+_COMMENT: Final = "# "
 # A column narrower than this, whose cells do not fit on one line, is not a column any more.
 _LEAST_WIDTH: Final = 12
 _MOST_LINES: Final = 7
@@ -52,17 +54,24 @@ _THEME: Final = Theme(
 
 def render(document: Document, *, width: int) -> str:
     """The document for a terminal of so many columns."""
-    console = Console(width=min(width, WIDTH), theme=_THEME, highlight=False, emoji=False, markup=False)
+    width = min(width, WIDTH)
+    if not document.is_markdown:
+        return "".join(f"{_wrap(line, width)}\n" for line in document.text.splitlines())
+    console = Console(width=width, theme=_THEME, highlight=False, emoji=False, markup=False)
     with console.capture() as capture:
-        if document.is_markdown:
-            view = _View(document)
-            console.print(view, crop=False)
-            if view.linked:
-                console.print(Text("\nLinks", style="bold"))
-                console.print(*(Text(f"  kekbridge docs {topic}") for topic in view.linked), sep="\n")
-        else:
-            console.print(Text(document.text.rstrip("\n")), soft_wrap=True)
+        view = _View(document)
+        console.print(view, crop=False)
+        if view.linked:
+            console.print(Text("\nLinks", style="bold"))
+            console.print(*(Text(f"  kekbridge docs {topic}") for topic in view.linked), sep="\n")
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def _wrap(line: str, width: int) -> str:
+    """A line of YAML or TOML; a comment wraps between words, anything else may be code and is left whole."""
+    if not line.startswith(_COMMENT):
+        return line
+    return textwrap.fill(line, width, subsequent_indent=_COMMENT, break_long_words=False, break_on_hyphens=False)
 
 
 class _Heading(Heading):
