@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ SERIES: Final = "0.5."
 #: Litestream's own files, in the data directory: changes that are not at the target yet.
 STATE_DIR: Final = f".{FILE_NAME}-{PROGRAM}"
 #: How long Litestream tries to copy the rest when it is stopped.
-LAST_COPY_S: Final = 5
+LAST_COPY_S: Final = 3
 _INSTALL: Final = "install it with `pip install 'kekbridge[replica]'`, or put a litestream 0.5 on the PATH"
 # What of this process's environment it gets: keys of the target, its network and locale, nothing of kekbridge's own.
 _PASSED: Final = ("AWS_", "LITESTREAM_", "SSL_CERT_")
@@ -42,6 +43,8 @@ _PASSED_NAMES: Final = frozenset(
 # The log of changes is copied into the database when it has 16 MB. Never with a lock on it until all readers are gone, which the program
 # would do from 500 MB on: no alert could be stored meanwhile.
 _CHECKPOINT_PAGES: Final = 4000
+# What it writes before the reason why the target cannot be used.
+_OPENING: Final = re.compile(r'^(Error: )?(cannot open store: )?(initialize replica client for "[^"]*": )?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +192,10 @@ def _run(program: Path, arguments: Sequence[str], environ: Mapping[str, str], *,
 def failure(text: str) -> str:
     """The last line that Litestream wrote before it failed, shortened, as a clause."""
     lines = [line for line in text.splitlines() if line.strip()]
-    last = lines[-1].removeprefix("Error: ") if lines else "no reason given"
+    last = lines[-1] if lines else "no reason given"
     try:
         entry = json.loads(last)
         last = ": ".join(str(entry[name]) for name in ("msg", "error") if name in entry)
     except (ValueError, TypeError):
         pass
-    return sanitize(last)[:300]
+    return sanitize(_OPENING.sub("", last))[:300]

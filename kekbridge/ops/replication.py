@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 
@@ -38,14 +38,19 @@ SOCKET_NAME: Final = "litestream.sock"
 # The kernel takes 104 (BSD) or 108 (Linux) bytes.
 _MAX_PATH_BYTES: Final = 100
 _ANSWER_WITHIN_S: Final = 10
-_LISTENS_WITHIN_S: Final = 10.0
+# It listens once it has reached the target. One that does not in the end hangs, and is started again.
+_LISTENS_SOON_S: Final = 10.0
+_LISTENS_WITHIN_S: Final = 60.0
 # Pauses before it is started again, each twice the one before.
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 # One that ran for so long did not fail at its start.
 _STEADY_S: Final = 30.0
 # The last copy at the end of the bridge: Litestream's own limit, and its start.
-_STOP_WITHIN_S: Final = litestream.LAST_COPY_S + 3.0
+_STOP_WITHIN_S: Final = litestream.LAST_COPY_S + 2.0
+# And that of a target which did not take the changes before: a restart of the bridge must not wait for it.
+_STOP_BEHIND_WITHIN_S: Final = 1.0
+_POLL_S: Final = 0.1
 _LONGEST_LINE: Final = 1 << 16
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -129,10 +134,11 @@ class Replication:
         else:  # whoever stops the service may have stopped it, too, before the last changes were written
             with contextlib.suppress(OSError, ConfigError):
                 process = await self._spawn("-once")
+        within_s = _STOP_BEHIND_WITHIN_S if self._problem else _STOP_WITHIN_S
         try:
-            await asyncio.wait_for(process.wait(), _STOP_WITHIN_S)
+            await asyncio.wait_for(process.wait(), within_s)
         except TimeoutError:
-            log.warning("replica_not_complete", error=f"the rest was not copied within {_STOP_WITHIN_S:.0f} s")
+            log.warning("replica_not_complete", error=self._problem or f"it did not end within {within_s:.0f} s")
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
@@ -190,7 +196,7 @@ class Replication:
             os.kill(process, signal.SIGKILL)
 
     async def _follow(self) -> None:
-        """Ask how far it is until it ends. Raises ConfigError then."""
+        """Ask how far it is until it ends, or does not answer. Raises ConfigError then."""
         assert self._process is not None  # noqa: S101 - `_start` has set it
         ended = asyncio.ensure_future(self._process.wait())
         asking = asyncio.ensure_future(self._ask())
@@ -201,32 +207,39 @@ class Replication:
             if not ended.done():
                 ended.cancel()
         if ended.done():
-            raise ConfigError(
-                f"Litestream ended ({self._process.returncode}); {self._reason or 'its log says no reason'}"
-            )
+            raise ConfigError(self._reason or f"Litestream ended with {self._process.returncode}")
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
         asking.result()
 
     async def _ask(self) -> None:
         body = {"path": str(self._data_dir / FILE_NAME), "wait": True, "timeout": _ANSWER_WITHIN_S}
-        listens_by = asyncio.get_running_loop().time() + _LISTENS_WITHIN_S
+        loop = asyncio.get_running_loop()
+        last_answer_at = loop.time()
         async with _session(self._socket_path()) as session:
             while True:
                 asked_at = self._clock()
                 try:
                     async with session.post("http://litestream/sync", json=body) as response:
                         answer = await response.json()
+                    last_answer_at = loop.time()
                     if response.ok:
                         self._up_to, self._problem = asked_at, ""
                     else:
                         self._problem = sanitize(str(answer.get("error", answer)))[:300]
                 except TimeoutError:
                     self._problem = f"the target did not take the changes within {_ANSWER_WITHIN_S} s"
-                except (aiohttp.ClientError, OSError, ValueError) as error:
-                    if asyncio.get_running_loop().time() > listens_by:
-                        self._problem = f"Litestream does not answer: {error}"
-                    else:
-                        await asyncio.sleep(0.1)
-                        continue
+                except (aiohttp.ClientError, OSError, ValueError):
+                    silent_s = loop.time() - last_answer_at
+                    if silent_s > _LISTENS_WITHIN_S:
+                        raise ConfigError(
+                            "the target did not answer in a minute; Litestream is started again"
+                        ) from None
+                    if silent_s > _LISTENS_SOON_S:
+                        self._problem = "the target does not answer"
+                    await asyncio.sleep(_POLL_S)
+                    continue
                 await asyncio.sleep(self._settings.sync_s)
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
@@ -270,15 +283,14 @@ def _session(path: Path) -> aiohttp.ClientSession:
 def _pass_on(line: str) -> str:
     """Log a warning or an error of Litestream's, and return its text; empty for anything less."""
     try:
-        entry: Any = json.loads(line)
-        level, text = str(entry["level"]), str(entry["msg"])
+        level = str(json.loads(line)["level"])
     except (ValueError, KeyError, TypeError):
-        level, text, entry = "WARN", line, {}
+        level = "WARN"
     if level not in ("WARN", "ERROR"):
         return ""
-    error = sanitize(str(entry.get("error", "")))[:300]
-    log.warning("litestream", message=sanitize(text)[:200], error=error)
-    return f"{sanitize(text)[:200]}: {error}".removesuffix(": ")
+    reason = litestream.failure(line)
+    log.warning("litestream", message=reason)
+    return reason
 
 
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -30,7 +30,7 @@ def test_the_configuration_is_exact() -> None:
     )
     assert yaml.safe_load(text) == {
         "logging": {"level": "info", "type": "json", "stderr": True},
-        "shutdown-sync-timeout": "5s",
+        "shutdown-sync-timeout": "3s",
         "socket": {"enabled": True, "path": "/run/k.sock", "permissions": 0o600},
         "dbs": [
             {
