@@ -40,6 +40,8 @@ _PASSED_NAMES: Final = frozenset(
     {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "SSH_AUTH_SOCK", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
     | {"http_proxy", "https_proxy", "no_proxy"}
 )
+# Litestream's S3 client fails whenever this one is set; SSL_CERT_FILE is what it reads authorities from.
+_KEPT_BACK: Final = frozenset({"AWS_CA_BUNDLE"})
 # The log of changes is copied into the database when it has 16 MB. Never with a lock on it until all readers are gone, which the program
 # would do from 500 MB on: no alert could be stored meanwhile.
 _CHECKPOINT_PAGES: Final = 4000
@@ -125,7 +127,7 @@ def _quoted(value: object) -> str:
 def environment(own: Mapping[str, str], secrets: Mapping[str, str] | None = None) -> dict[str, str]:
     """Litestream's environment: of this process's what it needs, and the target's keys from the vault."""
     passed = {name: value for name, value in own.items() if name in _PASSED_NAMES or name.startswith(_PASSED)}
-    return {**passed, **(secrets or {})}
+    return {**{name: value for name, value in passed.items() if name not in _KEPT_BACK}, **(secrets or {})}
 
 
 def newest_change(program: Path, settings: ReplicaSettings, secrets: Mapping[str, str]) -> Change | None:

@@ -100,9 +100,10 @@ def test_a_place_that_cannot_be_is_one_line(url: str, message: str) -> None:
 
 
 def test_its_environment_has_the_keys_and_nothing_of_kekbridge() -> None:
-    """What the daemon's environment may hold besides (credentials, settings) is none of its business."""
+    """What the daemon's environment may hold besides (credentials, settings) is none of its business; one name makes it fail."""
     own = {
         "AWS_PROFILE": "p",
+        "AWS_CA_BUNDLE": "/etc/ca",
         "PATH": "/bin",
         "KEKBRIDGE_MODE": "live",
         "CREDENTIALS_DIRECTORY": "/run/c",
