@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ import yaml
 from kekbridge.admin import metrics
 from tests.bridge import running_bridge
 from tests.cli.conftest import Run
+from tests.paths import ROOT
 from tests.replication import needs_litestream
 from tests.system.forked import run_forked
 from tests.system.harness import clean_environment
 from tests.waiting import until
+
+DOCUMENT = (ROOT / "kekbridge" / "docs" / "standby.md").read_text(encoding="utf-8").partition("## How far")[0]
 
 
 def test_without_a_replica_the_setting_is_named(run: Run) -> None:
@@ -27,6 +32,15 @@ def test_without_a_replica_the_setting_is_named(run: Run) -> None:
         done = run(*arguments)
         assert done.code == 2
         assert "set replica.url to where the database is to be copied" in done.err
+
+
+def test_the_settings_of_the_document_are_settings(run: Run, data_dir: Path) -> None:
+    """As they are printed, to copy."""
+    (block,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    data_dir.mkdir()
+    (data_dir / "config.toml").write_text(textwrap.dedent(block), encoding="utf-8")
+    assert run("config", "check").code == 0
+    assert 'host-key: "ssh-ed25519' in run("replica", "--print").out
 
 
 def test_the_configuration_is_printed_for_this_database(
@@ -80,6 +94,8 @@ async def test_status_beside_a_bridge_and_without_one(tmp_path: Path) -> None:
             0,
             ["replica", "complete", "Litestream"],
         )
+        for line in re.findall(r"```sh\nkekbridge replica(.*)\n```", DOCUMENT):
+            assert (await run(*line.split())).returncode == 0, line
         state = await bridge.daemon.state()
         assert state["replica"]["url"] == url
         (lag,) = (family for family in metrics.replica_families(state))
