@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +12,8 @@ from kekbridge.store import journal
 from kekbridge.store.database import Database
 from kekbridge.webhooks import registry
 from tests.cli.conftest import Run
-from tests.cli.processes import DEADLINE_S, KEKBRIDGE
-from tests.paths import ROOT
+from tests.system.forked import run_forked
+from tests.system.harness import clean_environment
 
 MARKETS = ("PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC")
 
@@ -99,14 +97,13 @@ def test_markets_are_not_checked_before_a_bridge_has_read_them(run: Run) -> None
 def complete(data_dir: Path, *words: str) -> list[str]:
     """What the shell is offered for the last word."""
     environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
+        **clean_environment(),
         "KEKBRIDGE_DATA_DIR": str(data_dir),
         "_KEKBRIDGE_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(("kekbridge", *words)),
         "COMP_CWORD": str(len(words)),
     }
-    done = subprocess.run(KEKBRIDGE, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = run_forked(environment=environment)
     assert done.stderr == ""
     return done.stdout.split()
 

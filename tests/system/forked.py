@@ -34,7 +34,10 @@ _PRELOAD = [
     "kekbridge.alerts.template",
     "rich.console",
     "sqlite_utils.migrations",
-    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "send", "paper", "webhook", "render")),
+    # What a daemon imports once it listens, and the paper exchange in it.
+    *("kekbridge.admin.lazy_server", "kekbridge.daemon.operator", "kekbridge.ops.jobs", "kekbridge.paper.server"),
+    *(f"kekbridge.cli.{name}" for name in ("app", "bridges", "explain", "logs", "orders", "paper", "render")),
+    *(f"kekbridge.cli.{name}" for name in ("send", "serve", "stats", "webhook")),
 ]
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
@@ -342,11 +345,8 @@ class ForkedBridge(BridgeProcess):
     def _new_paper(self) -> Process:
         return ForkedProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
 
-    def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
-        command = ForkedProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
-        created = command.start()
-        assert command.wait() == 0
-        return created
+    def run(self, *arguments: str) -> str:
+        return run_cli(*arguments, data_dir=self.data_dir)
 
     def _new_daemon(self) -> Process:
         return ForkedProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)

@@ -277,7 +277,7 @@ class BridgeProcess:
         self.start_daemon()
 
     def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
-        created: dict[str, Any] = json.loads(run_cli(*arguments, data_dir=self.data_dir))
+        created: dict[str, Any] = json.loads(self.run(*arguments))
         return created
 
     def start_daemon(self) -> None:
@@ -300,11 +300,15 @@ class BridgeProcess:
 
     def cli(self, *arguments: str) -> Any:
         """Run a read command with --json; return its decoded output."""
-        return json.loads(run_cli(*arguments, "--json", data_dir=self.data_dir))
+        return json.loads(self.run(*arguments, "--json"))
+
+    def run(self, *arguments: str) -> str:
+        """Run a command on the data directory; return its stdout."""
+        return run_cli(*arguments, data_dir=self.data_dir)
 
     def logs(self, *kinds: str) -> list[dict[str, Any]]:
         """Return every alert and every rejected request, newest last, or the entries of these kinds."""
-        lines = run_cli("logs", "--json", "--limit", "100000", data_dir=self.data_dir).splitlines()
+        lines = self.run("logs", "--json", "--limit", "100000").splitlines()
         found = [json.loads(line) for line in lines]
         return [one for one in found if one["kind"] in (kinds or ("alert", "refusal"))]
 

@@ -50,7 +50,7 @@ class Host:
 
     def clone(self, home: str, **changes: tuple[str, str]) -> None:
         """Put a clone into a directory of the machine; per file (`__` for `/`) one replacement, or what is added at its end."""
-        script = ["set -eu", f"mkdir -p {home}", f"cp -r {ROOT}/kekbridge {ROOT}/pyproject.toml {home}/"]
+        script = ["set -eu", f"mkdir -p {home}", f"cp -a {ROOT}/kekbridge {ROOT}/pyproject.toml {home}/"]
         self.machine.output("sh", "-c", "; ".join(script))
         for file, (old, new) in changes.items():
             path = f"kekbridge/{file}.py" if file == "__init__" else f"kekbridge/{file.replace('__', '/')}.py"
