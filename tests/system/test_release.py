@@ -78,6 +78,7 @@ def test_the_bill_of_materials_names_every_package() -> None:
     """With its version and a licence; nothing of the tools that built it."""
     bill = json.loads(built(".cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["version"] == __version__
     parts = {canonicalize_name(each["name"]): each for each in bill["components"]}
     with zipfile.ZipFile(built("-*.pyz")) as archive:
         packed = {
