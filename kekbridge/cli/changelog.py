@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Final
+
+from kekbridge.documents import find_document
 
 _HEADING: Final = re.compile(r"^## ([0-9]+(?:\.[0-9]+)*).*$", re.MULTILINE)
 _BEHAVIOUR: Final = re.compile(r"^### What behaves differently\n(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
@@ -25,8 +26,7 @@ class Release:
 
 def releases_between(old: str, new: str) -> list[Release]:
     """The versions after `old`, up to and with `new`, newest first; none if `new` is not newer."""
-    text = (files("kekbridge") / "docs" / "changelog.md").read_text(encoding="utf-8")
-    _, *parts = _HEADING.split(text)
+    _, *parts = _HEADING.split(find_document("changelog").text)
     releases = zip(parts[::2], parts[1::2], strict=True)
     return [
         Release(version, _changes(part)) for version, part in releases if _order(old) < _order(version) <= _order(new)
