@@ -16,7 +16,21 @@ from ulid import ULID
 
 from kekbridge.config import load_settings
 from kekbridge.daemon.app import Daemon
-from kekbridge.model import Limits, MarginMode, Mode, Order, RateLimits, TradingState, WebhookSettings
+from kekbridge.exchange.base import Accepted
+from kekbridge.model import (
+    Limits,
+    MarginMode,
+    Mode,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Purpose,
+    RateLimits,
+    Side,
+    TradingState,
+    WebhookSettings,
+)
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.store import journal, webhooks
@@ -155,6 +169,26 @@ class Bridge:
             return snapshot.position_quantity(symbol, MarginMode.ISOLATED) == Decimal(quantity)
 
         await until(is_seen)
+
+    async def place_elsewhere(self, **fields: Any) -> str:
+        """Send an order as the front end does: it is in no store. `fields`: of the intent, a buy of 0.1 BTC at market. Its id there."""
+        self.sent += 1
+        now = self.clock()
+        wanted = {"symbol": BTC, "side": Side.BUY, "order_type": OrderType.MARKET, "quantity": Decimal("0.1"), **fields}
+        order = Order(
+            client_order_id=f"front-end-{self.sent}",
+            alert_id="",
+            webhook_id="",
+            leg=0,
+            sequence=0,
+            intent=OrderIntent(purpose=Purpose.ENTRY, reference_price=Decimal(65_000), **wanted),
+            status=OrderStatus.SUBMITTING,
+            created_at=now,
+            expires_at=now + timedelta(seconds=30),
+        )
+        result = await self.daemon.exchange.submit(order)
+        assert isinstance(result, Accepted)
+        return result.order_id
 
     async def until_positions(self, wanted: Mapping[str, Decimal]) -> None:
         """Wait until the bridge sees exactly these positions."""

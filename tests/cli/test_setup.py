@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import os
-import threading
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +19,15 @@ from tests.cli.processes import Served, bare_environment
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import PASSPHRASE, live_environment, running_venue
 from tests.paths import ROOT
+from tests.receiver import Receiver
 from tests.system.harness import wait_until
 
 
 @contextmanager
 def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A notification channel: its apprise URL, and the messages that reached it."""
-    received: list[dict[str, Any]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"json://127.0.0.1:{server.server_address[1]}/TOKEN", received
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with closing(Receiver()) as channel:
+        yield channel.url, channel.received
 
 
 def write_private(path: Path, text: str) -> Path:

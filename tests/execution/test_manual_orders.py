@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from kekbridge.errors import ConfigError, NotFound
-from kekbridge.exchange.base import Accepted
 from kekbridge.model import (
     MarginMode,
-    Order,
-    OrderIntent,
     OrderStatus,
     OrderType,
-    Purpose,
     RateLimits,
-    Side,
     TradingState,
 )
 from kekbridge.ops.trading_operations import Cancel, Close, Flatten
@@ -55,30 +49,7 @@ async def resting(bridge: Bridge, **fields: Any) -> dict[str, Any]:
 
 async def place_elsewhere(bridge: Bridge) -> str:
     """Place a resting order that is in no store, as by hand in the front end; return the exchange's id."""
-    now = bridge.clock()
-    intent = OrderIntent(
-        symbol=BTC,
-        side=Side.BUY,
-        order_type=OrderType.LIMIT,
-        quantity=D("0.1"),
-        purpose=Purpose.ENTRY,
-        reference_price=D(60_000),
-        limit_price=D(60_000),
-    )
-    order = Order(
-        client_order_id="front-end-1",
-        alert_id="",
-        webhook_id="",
-        leg=0,
-        sequence=0,
-        intent=intent,
-        status=OrderStatus.SUBMITTING,
-        created_at=now,
-        expires_at=now + timedelta(seconds=30),
-    )
-    result = await bridge.daemon.exchange.submit(order)
-    assert isinstance(result, Accepted)
-    return result.order_id
+    return await bridge.place_elsewhere(order_type=OrderType.LIMIT, limit_price=D(60_000))
 
 
 # ----------------------------------------------------------------------------------------------------------------- closing

@@ -15,12 +15,12 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.ingress.audit import LOCKOUT_EVENT, KeyUsageLog, LockoutLog, RejectedRequestLog
 from kekbridge.ingress.listener import ListenerRejection
 from kekbridge.ingress.lockout import LockedOut
-from kekbridge.model import WebhookSettings
 from kekbridge.store import journal, webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
 from kekbridge.store.rejected_requests import list_recent
 from tests.bridge import Bridge
+from tests.store.factories import create_webhook
 from tests.waiting import until
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
@@ -42,18 +42,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     """A store with one webhook and its two keys."""
     opened = Database.open(tmp_path)
     with opened.transaction() as connection:
-        webhooks.create(connection, webhook_id="w", name="w", settings=WebhookSettings(), now=NOW)
-        for key in ("one", "two"):
-            webhooks.add_key(
-                connection,
-                key_id=key,
-                webhook_id="w",
-                lookup=key.encode(),
-                prefix=key,
-                sealed_key=b"",
-                sealed_secret=b"",
-                now=NOW,
-            )
+        create_webhook(connection, "w", name="w", keys=("one", "two"))
     yield opened
     await opened.close()
 

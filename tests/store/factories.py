@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any
 
-from kekbridge.model import Fill, OrderIntent, OrderStatus, OrderType, Purpose, RateLimits, Side, Usage
+from kekbridge.model import Fill, OrderIntent, OrderStatus, OrderType, Purpose, RateLimits, Side, Usage, WebhookSettings
 from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.model.orders import OrderStatusReport
+from kekbridge.store import webhooks
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 EXPIRES = NOW + timedelta(seconds=60)
@@ -110,3 +113,19 @@ def fill(**changes: Any) -> Fill:
         "executed_at": NOW,
     }
     return Fill(**values | changes)
+
+
+def create_webhook(connection: sqlite3.Connection, webhook_id: str, *, name: str, keys: Iterable[str]) -> None:
+    """A webhook with default settings; each key is looked up by its own id and holds no secret."""
+    webhooks.create(connection, webhook_id=webhook_id, name=name, settings=WebhookSettings(), now=NOW)
+    for key in keys:
+        webhooks.add_key(
+            connection,
+            key_id=key,
+            webhook_id=webhook_id,
+            lookup=key.encode(),
+            prefix=key,
+            sealed_key=b"",
+            sealed_secret=b"",
+            now=NOW,
+        )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kekbridge.exchange.base import Accepted
 from kekbridge.execution.book import Book
 from kekbridge.execution.load_book import load_book
-from kekbridge.model import MarginMode, Order, OrderIntent, OrderStatus, OrderType, Purpose, RateLimits, Side
+from kekbridge.model import MarginMode, OrderType, RateLimits, Side
 from kekbridge.store import codec, fills, positions
 from kekbridge.store.settings import ACCOUNT
 from tests.bridge import BTC, ETH, Bridge, running_bridge
@@ -33,30 +31,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
 
 async def trade_by_hand(bridge: Bridge, side: Side, quantity: str, **fields: Any) -> None:
     """Send an order for the isolated position as the front end does: it is in no store."""
-    bridge.sent += 1
-    now = bridge.clock()
-    intent = OrderIntent(
-        symbol=BTC,
-        side=side,
-        order_type=fields.pop("order_type", OrderType.MARKET),
-        quantity=D(quantity),
-        purpose=Purpose.ENTRY,
-        reference_price=D(65_000),
-        margin_mode=ISOLATED,
-        **fields,
-    )
-    order = Order(
-        client_order_id=f"front-end-{bridge.sent}",
-        alert_id="",
-        webhook_id="",
-        leg=0,
-        sequence=0,
-        intent=intent,
-        status=OrderStatus.SUBMITTING,
-        created_at=now,
-        expires_at=now + timedelta(seconds=30),
-    )
-    assert isinstance(await bridge.daemon.exchange.submit(order), Accepted)
+    await bridge.place_elsewhere(side=side, quantity=D(quantity), margin_mode=ISOLATED, **fields)
 
 
 async def until_fills(bridge: Bridge, number: int) -> None:
