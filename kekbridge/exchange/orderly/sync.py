@@ -247,9 +247,7 @@ class AccountSync:
                     raise result
             snapshot = self._account_state.snapshot
             if snapshot is None:
-                raise ExchangeUnavailable(
-                    "exchange_unreachable", "the exchange lists no account_api that can be traded"
-                )
+                raise ExchangeUnavailable("exchange_unreachable", "the exchange lists no market that can be traded")
         if before != self._account_key():
             self.on_account()
         return snapshot
