@@ -136,7 +136,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise Unreadable("invalid_json", "the body is nested too deeply; send one JSON object") from None
     if not isinstance(document, dict):
-        raise Unreadable("invalid_json", "the body is no JSON object; send {…}")
+        raise Unreadable("invalid_json", "the body is not a JSON object; send {…}")
     if "\\u" in text and any("\ud800" <= character <= "\udfff" for character in _all_text(document)):
         raise Unreadable("invalid_encoding", "a text contains half a character (a lone \\ud… escape); send valid UTF-8")
     return document
@@ -152,7 +152,7 @@ def _all_text(value: object) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise Unreadable("invalid_json", f"{name} is no JSON number; send a number, or null")
+    raise Unreadable("invalid_json", f"{name} is not a JSON number; send a number, or null")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def register(
         if browser:
             if wallet or sign_here or chain or (request.scope, days) != (_SCOPE, _MOST_DAYS):
                 raise ConfigError(
-                    "--browser asks the wallet, and for the days on the page; of the others only --broker goes with it"
+                    "with --browser, wallet and days are chosen on the page; only --broker can be given with it"
                 )
             registered = _register_in_browser(session, request)
         else:

@@ -76,7 +76,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
     if screen.is_terminal:
         shown = _fitting(columns, texts, screen.width)
         if dropped := [column.title.strip() for index, column in enumerate(columns) if index not in shown]:
-            note(f"Left out for want of room: {', '.join(dropped)}; widen the terminal, or use --json.")
+            note(f"Not shown for lack of room: {', '.join(dropped)}; widen the terminal, or use --json.")
         widths = _widths([columns[i] for i in shown], [[row[i] for i in shown] for row in texts], screen.width)
         if widths is None:
             _show_stacked([columns[i] for i in shown], [[row[i] for i in shown] for row in whole])

@@ -245,7 +245,7 @@ def _read_answers(path: Path) -> Answers:
     except OSError as error:
         raise ConfigError(f"--answers: found {str(path)!r}, expected a readable file ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--answers {path}: found no TOML ({error})") from None
+        raise ConfigError(f"--answers {path}: not valid TOML ({error})") from None
 
 
 def _secret_of(path: str, what: str) -> str:
@@ -484,7 +484,7 @@ def _option(key: str, value: bool | int | float | str | list[str]) -> bool | str
     row = next((row for row in ROWS if row.parameter == key), None)
     if row is None:
         hint = did_you_mean(key, [each.parameter for each in ROWS], otherwise="see `kekbridge webhook create --help`")
-        raise ConfigError(f"webhook.{key[:40]} is no option of a webhook; {hint}")
+        raise ConfigError(f"webhook.{key[:40]} is not an option of a webhook; {hint}")
     is_switch = row.parser is None and not row.is_many
     if is_switch is not isinstance(value, bool):
         raise ConfigError(

@@ -143,7 +143,7 @@ def _ask_about_exits(bridge: Bridge, webhook: str | None) -> HeldExits | None:
     if not waiting:
         return None
     _list_exits(waiting, "held")
-    is_yes = typer.confirm("Send them now? With n they are dropped, Ctrl-C stays halted.", default=None, err=True)
+    is_yes = typer.confirm("Send them now? n drops them, Ctrl-C leaves trading halted.", default=None, err=True)
     return HeldExits.SEND if is_yes else HeldExits.DROP
 
 

@@ -118,7 +118,7 @@ def read_address(text: str) -> Address:
         return ip_interface(text.strip()).network.network_address if "/" in text else ip_interface(text.strip()).ip
     except ValueError:
         raise ConfigError(
-            f"{text[:60]!r} is no address; write one as `kekbridge lockouts list` shows it, such as 203.0.113.7"
+            f"{text[:60]!r} is not an address; write one as `kekbridge lockouts list` shows it, such as 203.0.113.7"
         ) from None
 
 

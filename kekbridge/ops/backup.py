@@ -309,7 +309,7 @@ def _unpack(file: Path, found: Backup, fresh: Path) -> None:
         needed = sum(archive.getinfo(name).file_size for name in names)
         if needed > shutil.disk_usage(fresh).free:
             raise ConfigError(
-                f"the backup {file} needs {needed:,} bytes, which {fresh.parent} has not free; nothing was replaced"
+                f"the backup {file} needs {needed:,} bytes, more than are free in {fresh.parent}; nothing was replaced"
             )
         for name in names:
             target = os.open(fresh / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

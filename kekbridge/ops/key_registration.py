@@ -83,7 +83,9 @@ class PrepareKey(_WalletOperation, frozen=True, kw_only=True):
         super().__post_init__()
         check_scope(self.scope)
         if not 1 <= self.days <= _MOST_DAYS:
-            raise ConfigError(f"days: found {self.days}, expected 1 to {_MOST_DAYS}: the exchange accepts no longer")
+            raise ConfigError(
+                f"days: found {self.days}, expected 1 to {_MOST_DAYS}, the most that the exchange accepts"
+            )
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         await asyncio.to_thread(_load_signing)
@@ -192,7 +194,7 @@ class RegisterKey(_WalletOperation, frozen=True, kw_only=True):
             )
         if abs(now_ms - each.message["timestamp"]) > typed_data.VALID_MS:
             raise ConfigError(
-                "the message is older than 5 minutes, and the exchange accepts it no longer; sign a new one"
+                "the message is older than 5 minutes, and the exchange no longer accepts it; sign a new one"
             )
         if signing.is_available():
             signer = await asyncio.to_thread(signing.signer_of, typed, signature)

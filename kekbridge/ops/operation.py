@@ -213,7 +213,7 @@ def in_words(error: str, kind: type[msgspec.Struct]) -> str:
     if missing := _MISSING.search(error):
         return f"{missing[1]} is missing; expected {parameters}"
     if unknown := _UNKNOWN.search(error):
-        return f"{unknown[1][:40]!r} is no parameter; expected {parameters}"
+        return f"{unknown[1][:40]!r} is not a parameter; expected {parameters}"
     if wrong := _EXPECTED.search(error):
         found, expected = wrong["found"] or "another value", wrong["expected"]
         return f"{wrong['place'] or 'body'}: found {found}, expected {expected}".replace("`", "")

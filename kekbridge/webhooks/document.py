@@ -98,7 +98,7 @@ def _check_names(given: Mapping[str, Any], known: tuple[str, ...], group: str) -
             hint = "a new webhook is enabled; PATCH it to disable it"
         else:
             hint = did_you_mean(name, _candidates(known, group), otherwise=f"expected {', '.join(known)}")
-        raise ConfigError(f"{where[:80]!r} is no field of a webhook; {hint}", code="field_unknown", field=where[:80])
+        raise ConfigError(f"{where[:80]!r} is not a field of a webhook; {hint}", code="field_unknown", field=where[:80])
 
 
 def _candidates(known: tuple[str, ...], group: str) -> dict[str, None]:

@@ -48,6 +48,6 @@ async def test_a_lockout_is_listed_and_lifted(tmp_path: Path) -> None:
 def test_without_a_bridge_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lockouts exist only in the running bridge; an invalid address is refused before the bridge is called."""
     assert run_command(["lockouts", "lift", "nobody", "--data-dir", str(tmp_path)]) == 2
-    assert "is no address" in capsys.readouterr().err
+    assert "is not an address" in capsys.readouterr().err
     assert run_command(["lockouts", "list", "--data-dir", str(tmp_path / "none")]) == 3
     assert "kekbridge serve" in capsys.readouterr().err

@@ -188,10 +188,10 @@ def test_the_documented_answers_are_read(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('mod = "paper"', "'mod' is no parameter"),
+        ('mod = "paper"', "'mod' is not a parameter"),
         ('mode = "moon"', "mode: "),
-        ('[address]\nkind = "domain"\nport = 3\n', "'port' is no parameter"),
-        ("mode = ", "found no TOML"),
+        ('[address]\nkind = "domain"\nport = 3\n', "'port' is not a parameter"),
+        ("mode = ", "not valid TOML"),
     ],
 )
 def test_wrong_answers_change_nothing(run: Run, data_dir: Path, tmp_path: Path, text: str, expected: str) -> None:

@@ -121,5 +121,5 @@ def test_an_ipv6_network_is_lifted_as_it_is_listed(lockout: Lockout) -> None:
         assert lockout.release(read_address(text))
         assert lockout.locked(at(4)) == ()
     for text in ("", "nobody", "1.2.3.4/99", "::/"):
-        with pytest.raises(ConfigError, match="is no address"):
+        with pytest.raises(ConfigError, match="is not an address"):
             read_address(text)

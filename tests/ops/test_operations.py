@@ -27,7 +27,7 @@ def test_each_row_is_usable_over_the_socket(name: str) -> None:
     schema = msgspec.json.schema(kind)["$defs"][kind.__name__]
     assert schema["additionalProperties"] is False
     assert kind.answer_within_s > 0
-    with pytest.raises(ConfigError, match="is no parameter"):
+    with pytest.raises(ConfigError, match="is not a parameter"):
         decode(kind, msgspec.json.encode({"x-unknown": 1}))
 
 

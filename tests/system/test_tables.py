@@ -72,7 +72,7 @@ def test_nothing_is_cut(bridge: Served, command: tuple[str, ...], columns: int) 
         assert own <= words, (line, own - words)
 
 
-_LEFT_OUT = "Left out for want of room: ; widen the terminal, or use --json."
+_LEFT_OUT = "Not shown for lack of room: ; widen the terminal, or use --json."
 
 
 def _words(text: str) -> set[str]:
@@ -96,7 +96,7 @@ def test_side_and_size_are_never_left_out(bridge: Served, columns: int) -> None:
     for text in ("buy 0.001 market", "sell 0.02 market", "buy 0.002 limit 60000"):
         assert text in orders
     if columns == 60:
-        assert "Left out for want of room: " in positions
+        assert "Not shown for lack of room: " in positions
 
 
 def test_prices_have_the_decimals_of_their_market(bridge: Served) -> None:
