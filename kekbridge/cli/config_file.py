@@ -16,7 +16,7 @@ from kekbridge.documents import example_text
 from kekbridge.errors import ConfigError
 
 #: Value of a setting in a file.
-Value = bool | int | str | Sequence[str]
+Value = bool | int | float | str | Sequence[str] | Mapping[str, str]
 
 _SECTION: Final = re.compile(r"\[([\w.]+)\]\s*(?:#.*)?$", re.ASCII)
 _SETTING: Final = re.compile(r"(\w+ = .*)$", re.ASCII)
@@ -108,6 +108,9 @@ def _height(lines: list[str], index: int) -> int:
 
 
 def _toml(value: Value) -> str:
-    if isinstance(value, bool | int | str):
+    if isinstance(value, bool | int | float | str):
         return json.dumps(value, ensure_ascii=False)  # a basic string of TOML has JSON's escapes
+    if isinstance(value, Mapping):
+        pairs = (f"{_toml(name)} = {_toml(item)}" for name, item in value.items())
+        return f"{{ {', '.join(pairs)} }}"
     return f"[{', '.join(json.dumps(item, ensure_ascii=False) for item in value)}]"

@@ -28,6 +28,7 @@ from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
 from kekbridge.ops import exchange_keys
+from kekbridge.ops.standby_record import require_no_standby
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.account_identity import AccountIdentity, remember, remembered, require_same
 from kekbridge.store.database import Database
@@ -78,6 +79,7 @@ async def open_all(
 ) -> Resources:
     """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
     prepare_data_dir(data_dir)
+    require_no_standby(data_dir)
     stack.enter_context(DaemonLock(data_dir))
     vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode, ask=_ask_on_terminal())
     sealer = Sealer(await asyncio.to_thread(master_key, vault))
@@ -94,6 +96,8 @@ async def open_all(
     paper_url = paper.base_url if paper else None
     exchange = exchange_client(settings, vault, paper_url, clock)
     stack.push_async_callback(exchange.close)
+    signer = exchange.signer
+    await database.write(exchange_keys.note_in_use, signer.account_id, signer.orderly_key, now=clock())
     return Resources(
         settings=settings,
         data_dir=data_dir,

@@ -220,6 +220,9 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "admin_port_free": _other("info", "the web pages are on again", "{url}"),
     "job_failed": _other("failure", "job {job} failed", "{error}"),
     "job_recovered": _other("info", "job {job} works again"),
+    "taken_over": _other(
+        "warning", "this machine has taken over from {host}", "the state of {up_to}; key removed at the exchange: {removed}"
+    ),
     "restored": _other("warning", "a backup of {made_at} was restored"),
     "orderly_key_removed": _other("warning", "the exchange key of {account_id} was removed"),
 }  # fmt: skip

@@ -295,7 +295,7 @@ def restore(file: Path, data_dir: Path, *, now: datetime, key: BackupKey | None)
             _unpack(file, found, fresh)
             _check_database(fresh / FILE_NAME)
             _invalidate_queue(fresh, found, now)
-            old = _swap_files(fresh, data_dir, now)
+            old = swap_files(fresh, data_dir, now)
         except OSError as error:
             raise ConfigError(f"{data_dir} cannot be written: {error.strerror}; nothing was replaced") from None
         finally:
@@ -331,10 +331,25 @@ def _check_database(path: Path) -> None:
 
 
 def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
-    """Migrate the copy; mark its queued orders unknown and finish its queued cancels, since they may have been sent meanwhile."""
-    path = fresh / FILE_NAME
-    initialise(path)
+    """Mark the copy's queued orders unknown and finish its queued cancels, since they may have been sent meanwhile."""
     reason = f"queued when the backup of {codec.time_text(found.made_at)} was made, may have been sent since"
+
+    def note(connection: sqlite3.Connection, doubted: int) -> None:
+        data = {"made_at": found.made_at, "version": found.version, "doubted": doubted}
+        journal.append(connection, "restored", now=now, data=data)
+        settings.set_value(connection, LAST_BACKUP, codec.time_text(found.made_at), now=now)
+
+    invalidate_queue(fresh / FILE_NAME, reason=reason, note=note, now=now)
+
+
+def invalidate_queue(
+    path: Path, *, reason: str, note: Callable[[sqlite3.Connection, int], None], now: datetime
+) -> None:
+    """Migrate a copy of a database; mark its queued orders unknown and finish its queued cancels, because of `reason`.
+
+    `note` gets the connection and the number of these orders, in the same transaction. Raises ConfigError for a damaged copy.
+    """
+    initialise(path)
     with closing(connect(path)) as connection:
         _check(connection, path)
         connection.execute("BEGIN IMMEDIATE")
@@ -349,16 +364,17 @@ def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
                 cancel, canceled=0, error=f"not executed: {reason}", now=codec.truncate_to_ms(now)
             )
             projector.record(connection, ended)
-        data = {"made_at": found.made_at, "version": found.version, "doubted": len(queued)}
-        journal.append(connection, "restored", now=now, data=data)
-        settings.set_value(connection, LAST_BACKUP, codec.time_text(found.made_at), now=now)
+        note(connection, len(queued))
         projector.skip(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _swap_files(fresh: Path, data_dir: Path, now: datetime) -> Path | None:
-    """Swap in the restored files. The old database stays valid until one rename replaces it; an existing config.toml is kept."""
+def swap_files(fresh: Path, data_dir: Path, now: datetime) -> Path | None:
+    """Swap in the restored files; returns the directory with those that were there. Raises OSError.
+
+    The old database stays valid until one rename replaces it; an existing config.toml is kept.
+    """
     old: Path | None = None
     if (data_dir / FILE_NAME).exists():
         old = data_dir / f"before-restore-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"

@@ -17,10 +17,12 @@ from kekbridge.model import Mode
 from kekbridge.store import codec, journal, settings
 from kekbridge.vault import MASTER_KEY, OpenVault, orderly_secret
 from kekbridge.vault.base import REPLICA_SECRETS
+from kekbridge.vault.standby import OTHER_MASTER_KEY, STANDBY_KEY
 
 #: Name in the vault of a key that is generated but not registered yet.
 PENDING: Final = "orderly-pending"
 _SETTING: Final = "orderly_keys"
+_IN_USE: Final = "orderly_key_in_use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,31 @@ def known_keys(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:
     return tuple(sorted(keys, key=lambda key: (key.added_at, key.account_id)))
 
 
+def note_in_use(connection: sqlite3.Connection, account_id: str, orderly_key: str, *, now: datetime) -> None:
+    """Record with which key a daemon on this database trades: a standby that takes over removes it at the exchange."""
+    values = {"account_id": account_id, "orderly_key": orderly_key}
+    if settings.get_value(connection, _IN_USE) != values:
+        settings.set_value(connection, _IN_USE, values, now=now)
+
+
+def trading_keys(connection: sqlite3.Connection, account_id: str) -> tuple[str, ...]:
+    """Every key of an account that a daemon on this database trades with, or may start to trade with."""
+    used = settings.get_value(connection, _IN_USE)
+    rows = [
+        *([used] if isinstance(used, dict) else []),
+        *({"account_id": k, **row} for k, row in _rows(connection).items()),
+    ]
+    found = [str(row["orderly_key"]) for row in rows if str(row["account_id"]).lower() == account_id.lower()]
+    return tuple(dict.fromkeys(found))
+
+
 def secret_names(connection: sqlite3.Connection | None, account_id: str) -> tuple[str, ...]:
-    """Return the names that may exist in the vault: master key, pending key, notification URLs, the replica's key, accounts' secrets."""
+    """Return the names that may exist in the vault: master key, pending key, notification URLs, a replica's and a standby's, accounts'."""
     accounts = [account_id] if account_id else []
     if connection is not None:
         accounts += [key.account_id for key in known_keys(connection)]
-    return tuple(dict.fromkeys((MASTER_KEY, PENDING, "notify-urls", *REPLICA_SECRETS, *map(orderly_secret, accounts))))
+    fixed = (MASTER_KEY, PENDING, "notify-urls", *REPLICA_SECRETS, STANDBY_KEY, OTHER_MASTER_KEY)
+    return tuple(dict.fromkeys((*fixed, *map(orderly_secret, accounts))))
 
 
 def _rows(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:

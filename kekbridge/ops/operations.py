@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kekbridge.formatting import to_jsonable
-from kekbridge.ops import backup_operations, checklist, message_trial, web_token
+from kekbridge.ops import backup_operations, checklist, message_trial, standby, web_token
 from kekbridge.ops import key_registration as registration
 from kekbridge.ops import notify_settings as notify
 from kekbridge.ops import read_operations as read
@@ -81,6 +81,10 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     vault.ShowOwnAddress,
     vault.RestrictKey,
     vault.RemoveKey,
+    standby.ShowStandbyRequest,
+    standby.SealForStandby,
+    standby.OpenSealed,
+    standby.GenerateStandbyKey,
 )
 
 #: Every operation by its name.

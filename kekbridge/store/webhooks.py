@@ -6,7 +6,7 @@ Keys are only looked up by their keyed hash; authentication is in ingress/auth.p
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -209,6 +209,20 @@ def touch_keys(connection: sqlite3.Connection, used: Mapping[str, datetime]) -> 
         "UPDATE webhook_keys SET last_used_at = max(coalesce(last_used_at, ''), ?) WHERE id = ?",
         [(codec.time_text(at), key_id) for key_id, at in used.items()],
     )
+
+
+def reseal_keys(connection: sqlite3.Connection, reseal: Callable[[bytes, bytes], tuple[bytes, bytes, bytes]]) -> int:
+    """Seal every credential under another master key; return how many there are.
+
+    `reseal`: from the sealed apiKey and apiSecret to the new lookup and both sealed again.
+    """
+    rows = connection.execute("SELECT id, sealed_key, sealed_secret FROM webhook_keys").fetchall()
+    for key_id, sealed_key, sealed_secret in rows:
+        connection.execute(
+            "UPDATE webhook_keys SET lookup = ?, sealed_key = ?, sealed_secret = ? WHERE id = ?",
+            (*reseal(sealed_key, sealed_secret), key_id),
+        )
+    return len(rows)
 
 
 def _set_enabled(connection: sqlite3.Connection, webhook_id: str, *, enabled: bool, now: datetime) -> Webhook:

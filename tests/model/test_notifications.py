@@ -362,6 +362,11 @@ TEXTS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "job_failed": ({"job": "backup", "error": "disk full"}, "job backup failed", "disk full"),
     "job_recovered": ({"job": "backup"}, "job backup works again", ""),
+    "taken_over": (
+        {"host": "vps1", "up_to": "2026-01-01", "removed": "ed25519:abc", "doubted": 0},
+        "this machine has taken over from vps1",
+        "the state of 2026-01-01; key removed at the exchange: ed25519:abc",
+    ),
     "restored": ({"made_at": "2026-01-01"}, "a backup of 2026-01-01 was restored", ""),
     "orderly_key_removed": ({"account_id": "0xabc"}, "the exchange key of 0xabc was removed", ""),
 }

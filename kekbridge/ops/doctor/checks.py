@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 
 from kekbridge.config import Settings
-from kekbridge.errors import KekbridgeError
+from kekbridge.errors import KekbridgeError, VaultError
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
-from kekbridge.ops import exchange_keys
+from kekbridge.ops import exchange_keys, standby
 from kekbridge.ops.doctor import jobs, machine, service, setup
 from kekbridge.ops.doctor.reachability import public_url_checks
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
@@ -52,7 +52,8 @@ def examine(
         vault_check = Check("vault", "warning", f"not checked: {unopened}")
     else:
         vault, vault_check = _vault(settings, data_dir, ask)
-    checks += [vault_check, *machine.certificate(settings.tls, now), *machine.proxy(settings)]
+    checks += [vault_check, *_standby(settings, data_dir, vault)]
+    checks += [*machine.certificate(settings.tls, now), *machine.proxy(settings)]
     url, store_checks = _store(settings, data_dir, now, is_daemon=is_daemon)
     checks += [*store_checks, *jobs.channels(settings, vault)]
     checks += asyncio.run(_exchange(settings, vault, clock))
@@ -82,6 +83,14 @@ def _vault_check(settings: Settings, vault: OpenVault) -> Check:
     if vault.is_plain and settings.mode is not Mode.PAPER:
         return Check("vault", "warning", f"{vault.description} is not encrypted", "use systemd credentials")
     return Check("vault", "ok", vault.description)
+
+
+def _standby(settings: Settings, data_dir: Path, vault: OpenVault | None) -> list[Check]:
+    """Whether this machine is a standby, and ready."""
+    try:
+        return list(standby.checks(settings, data_dir, vault))
+    except VaultError as error:
+        return [Check("standby", "broken", error.message, "run `kekbridge replica prepare` again")]
 
 
 def _store(settings: Settings, data_dir: Path, now: datetime, *, is_daemon: bool) -> tuple[str, list[Check]]:
