@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backup": ("kekbridge.cli.backup:backup", "Write a backup to one file; the daemon may be running."),
     "restore": ("kekbridge.cli.backup:restore", "Restore a backup into the data directory; stop the daemon first."),
     "replica": ("kekbridge.cli.replica:app", "Show how far the copy of the database on another machine has come."),
+    "takeover": ("kekbridge.cli.takeover:app", "Trade here instead of on the other machine, whose key is removed."),
     "export": ("kekbridge.cli.export:app", "Write alerts, orders, fills or P&L as CSV or JSON."),
     "history": ("kekbridge.cli.history:app", "List events, and verify that the record was not altered."),
     "doctor": (

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kekbridge.formatting import to_jsonable
-from kekbridge.ops import backup_operations, checklist, message_trial, standby, web_token
+from kekbridge.ops import backup_operations, checklist, message_trial, standby, takeover, web_token
 from kekbridge.ops import key_registration as registration
 from kekbridge.ops import notify_settings as notify
 from kekbridge.ops import read_operations as read
@@ -85,6 +85,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     standby.SealForStandby,
     standby.OpenSealed,
     standby.GenerateStandbyKey,
+    takeover.Takeover,
 )
 
 #: Every operation by its name.

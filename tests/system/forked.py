@@ -37,7 +37,8 @@ _PRELOAD = [
     # What a daemon imports once it listens, and the paper exchange in it.
     *("kekbridge.admin.lazy_server", "kekbridge.daemon.operator", "kekbridge.ops.jobs", "kekbridge.paper.server"),
     *(f"kekbridge.cli.{name}" for name in ("app", "bridges", "explain", "logs", "orders", "paper", "render")),
-    *(f"kekbridge.cli.{name}" for name in ("send", "serve", "stats", "webhook")),
+    *(f"kekbridge.cli.{name}" for name in ("send", "serve", "stats", "takeover", "webhook")),
+    "kekbridge.ops.operations",
 ]
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
