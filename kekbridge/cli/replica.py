@@ -12,10 +12,12 @@ from kekbridge import formatting
 from kekbridge.cli.context import now, open_vault, resolve_context, settings_in_force
 from kekbridge.cli.groups import CommandGroup
 from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions, Json, examples
+from kekbridge.cli.standby import prepare, seal
 
 if TYPE_CHECKING:
     from kekbridge.cli.context import CliContext
     from kekbridge.config import ReplicaSettings
+    from kekbridge.ops.standby_record import StandbyRecord
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -101,15 +103,26 @@ def _show_status(context: CliContext, *, as_json: bool) -> int:
 
 
 def _settings(context: CliContext) -> ReplicaSettings:
-    """Raises ConfigError if there is no replica."""
+    """On a standby those of the other machine's replica. Raises ConfigError if there is none."""
     from kekbridge.errors import ConfigError
+    from kekbridge.ops.replica import replace_url
 
-    settings = settings_in_force(context).replica
+    in_force = settings_in_force(context)
+    standby = _standby(context)
+    settings = in_force.replica if standby is None else replace_url(in_force, standby.replica_url).replica
     if not settings.url:
         raise ConfigError(
             "no replica is configured; set replica.url to where the database is to be copied: `kekbridge docs standby`"
         )
     return settings
+
+
+def _standby(context: CliContext) -> StandbyRecord | None:
+    """The machine that this one stands by for; None if it is no standby, or has taken over."""
+    from kekbridge.ops.standby_record import read_record
+
+    record = None if context.control_socket is not None else read_record(context.data_dir)
+    return record if record is not None and record.taken_over_at is None else None
 
 
 def _at_target(context: CliContext, settings: ReplicaSettings) -> dict[str, Any]:
@@ -125,7 +138,7 @@ def _at_target(context: CliContext, settings: ReplicaSettings) -> dict[str, Any]
         "isRunning": False,
         "upTo": None if newest is None else formatting.to_jsonable(newest.at),
         "lagS": None if newest is None else round((datetime.now(UTC) - newest.at).total_seconds(), 3),
-        "problem": "no bridge answers on this machine",
+        "problem": "" if _standby(context) is not None else "no bridge answers on this machine",
     }
 
 
@@ -151,3 +164,13 @@ def keys(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
         render.as_json(stored)
     else:
         render.line(f"stored in the {stored['vault']}; restart the bridge to use it")
+
+
+app.command(
+    epilog=examples(
+        "kekbridge replica prepare                 prints a word for `replica seal`",
+        "kekbridge replica prepare standby.txt",
+        "ssh vps1 kekbridge replica seal kb-standby-… | kekbridge replica prepare - --yes",
+    )
+)(prepare)
+app.command(epilog=examples("kekbridge replica seal kb-standby-… > standby.txt"))(seal)
