@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from kekbridge.config import Admin
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.store import conditions
 from tests.admin.session import Browser
 from tests.bridge import BTC
 from tests.paths import ROOT
 
+OPERATIONS = (ROOT / "kekbridge" / "docs" / "operations.md").read_text(encoding="utf-8")
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "kekbridge" / "docs" / "grafana.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 #: Every selector of an expression: the metric's name and its matchers.
@@ -74,6 +77,19 @@ async def test_the_dashboard_shows_what_is_exported(browser: Browser) -> None:
         # Prometheus adds `instance` and `job`, and renames a label `job` of ours.
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= labels | ({"exported_job"} if "job" in labels else set())
         assert "(le)" not in expression or "le" in labels
+
+
+async def test_the_examples_for_prometheus(browser: Browser) -> None:
+    """The document's scrape configuration leads to the pages' default port with their token; its rule names metrics that exist."""
+    blocks = dict(re.findall(r"<!-- test: (\w+) -->\n```yaml\n(.*?)```", OPERATIONS, re.DOTALL))
+    (job,) = yaml.safe_load(blocks["prometheus"])["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"127.0.0.1:{Admin().port}"]}]
+    assert (browser.bridge.data_dir / "admin-token").read_text().strip() == browser.token
+    assert f"admin-token {job['authorization']['credentials_file']}`" in OPERATIONS
+    (rule,) = yaml.safe_load(blocks["rule"])["groups"][0]["rules"]
+    exported = await scrape(browser)
+    names = set(re.findall(r"[a-z_]{2,}", re.sub(r"\{[^}]*\}", "", rule["expr"]))) - {"or"}
+    assert names == {"up", "kekbridge_ready"} <= {"up"} | exported.keys()
 
 
 async def test_positions_are_one_sample_for_each_market(browser: Browser) -> None:

@@ -104,8 +104,8 @@ async def test_options_are_switched_by_name(trader: Trader) -> None:
 
 
 async def test_the_document_names_every_path_and_fault(paper: PaperExchange) -> None:
-    """docs/operations.md names every control path, option and fault."""
-    text = (ROOT / "kekbridge/docs/operations.md").read_text(encoding="utf-8")
+    """docs/internals/paper.md names every control path, option and fault."""
+    text = (ROOT / "kekbridge/docs/internals/paper.md").read_text(encoding="utf-8")
     api, app = ControlApi(paper.exchange, RequestLimiter(enabled=False)), web.Application()
     api.mount(app)
     paths = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ def test_a_service_is_installed_used_upgraded_rolled_back_and_removed(host: Host
     assert machine.output("stat", "-c", "%a", "/root") == "700"
     _install(host)
     _use(host)
+    _restore(host)
     _upgrade(host)
     _roll_back(host)
     _remove(host)
@@ -126,6 +128,24 @@ def _use(host: Host) -> None:
     assert f"halted: PAPER, /var/lib/kekbridge (process {host.show('MainPID')})" in halted.stdout + halted.stderr
     assert host.kekbridge("resume", user="trader").returncode == 0
     assert [each["status"] for each in host.data("orders")] == ["filled"]
+
+
+def _restore(host: Host) -> None:
+    """The lines of operations.md bring a nightly backup back, as the service's user and under its master key."""
+    machine, before = host.machine, host.data("webhook", "list")
+    assert host.kekbridge("jobs", "run", "backup").returncode == 0
+    assert host.kekbridge("webhook", "create", "after").returncode == 0
+    document = (ROOT / "kekbridge" / "docs" / "operations.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<!-- test: restore -->\n```text\n(.*?)```", document, re.DOTALL)
+    file = machine.output("ls", "/var/lib/kekbridge/backups").strip()
+    # Root needs no sudo, and there is nobody to ask.
+    script = script.replace("sudo -u kekbridge", "runuser -u kekbridge -- env").replace("sudo ", "")
+    done = machine.run("sh", "-e", "-c", script.replace("backups/FILE", f"backups/{file} --yes"))
+    assert done.returncode == 0, done.stderr
+    assert host.show("ActiveState") == "active"
+    assert host.data("webhook", "list") == before
+    assert [each["status"] for each in host.data("orders")] == ["filled"]
+    assert machine.run("test", "-e", "/run/kekbridge-restore").returncode == 1
 
 
 def _upgrade(host: Host) -> None:
