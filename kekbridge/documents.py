@@ -1,11 +1,13 @@
-"""The documents of the package: every Markdown file below `kekbridge/docs`, the description of the API, and the example of the settings.
+"""The documents of the package: every Markdown file below `kekbridge/docs`, the API, a dashboard for Grafana, the example of the settings.
 
-Each is a topic, named after its path without the suffix: `alerts`, `internals/architecture`, `api`, `config.example`. `kekbridge docs` and
-the web pages show the same topics. Files are read through importlib.resources, so that a one-file program has them, too.
+Each is a topic, named after its path without the suffix: `alerts`, `internals/architecture`, `api`, `grafana`, `config.example`.
+`kekbridge docs` and the web pages show the same topics. Files are read through importlib.resources, so that a one-file program has them,
+too.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _MARKDOWN: Final = ".md"
-_SUFFIXES: Final = (_MARKDOWN, ".yaml", ".toml")
+_JSON: Final = ".json"
+_SUFFIXES: Final = (_MARKDOWN, ".yaml", ".toml", _JSON)
 _EXAMPLE: Final = "config.example.toml"
 # An HTML comment that names a block for the tests.
 _TEST_NAME: Final = re.compile(r"^ *<!-- test: [^\n]*-->\n", re.MULTILINE)
@@ -45,7 +48,7 @@ class Document:
 
     @property
     def is_markdown(self) -> bool:
-        """False for the API and the example of the settings, whose text is shown as it is."""
+        """False for the API, the dashboard and the example of the settings, whose text is shown as it is."""
         return self.path.endswith(_MARKDOWN)
 
 
@@ -142,6 +145,9 @@ def _without_suffix(path: str) -> str:
 
 def _read(name: str, file: Traversable) -> Document:
     text = _TEST_NAME.sub("", file.read_text(encoding="utf-8"))
+    if file.name.endswith(_JSON):
+        described = json.loads(text)
+        return Document(name, described["title"], described["description"], str(file), text)
     # YAML and TOML begin with their heading and first paragraph as comments.
     prose = text if file.name.endswith(_MARKDOWN) else re.sub(r"^# ?", "", text, flags=re.MULTILINE)
     heading, _, body = prose.partition("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from kekbridge.documents import documents
 from tests.cli.terminal import at_terminal
 
 DIRECTORY = Path(kekbridge.__file__).parent / "docs"
-FILES = (*DIRECTORY.rglob("*.md"), DIRECTORY / "api.yaml")
+FILES = (*DIRECTORY.rglob("*.md"), DIRECTORY / "api.yaml", DIRECTORY / "grafana.json")
 TOPICS = sorted([*(str(path.relative_to(DIRECTORY).with_suffix("")) for path in FILES), "config.example"])
 
 
@@ -29,7 +30,7 @@ def test_every_file_is_a_topic(run: Any) -> None:
 @pytest.mark.parametrize("document", documents(), ids=lambda one: one.name)
 def test_every_document_opens_with_a_heading_and_a_sentence(document: Any) -> None:
     """The list shows both."""
-    assert document.text.startswith(f"# {document.title}\n")
+    assert document.text.startswith(f"# {document.title}\n") or document.path.endswith(".json")
     assert document.summary.endswith((".", ":"))
     assert len(document.summary) <= 160 or document.name.startswith("internals/")
 
@@ -39,7 +40,15 @@ def test_json_names_topics_titles_and_files(run: Any) -> None:
     found = run("docs", "--json").data
     assert sorted(one["name"] for one in found) == TOPICS
     for one in found:
-        assert Path(one["path"]).read_text(encoding="utf-8").startswith(f"# {one['title']}\n")
+        beginning = f'{{\n  "title": "{one["title"]}"' if one["name"] == "grafana" else f"# {one['title']}\n"
+        assert Path(one["path"]).read_text(encoding="utf-8").startswith(beginning)
+
+
+def test_the_dashboard_in_a_pipe_is_its_json(run: Any) -> None:
+    """`kekbridge docs grafana > dashboard.json` is what Grafana imports."""
+    shown = run("docs", "grafana")
+    assert shown.out == (DIRECTORY / "grafana.json").read_text(encoding="utf-8")
+    assert json.loads(shown.out)["panels"]
 
 
 def test_a_topic_in_a_pipe_is_its_markdown(run: Any) -> None:
