@@ -171,14 +171,21 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[None]
         process.wait(DEADLINE_S)
 
 
-def listens(port: int, log: Path) -> None:
-    """Wait until a port is open."""
+def ready(proxy: Proxy, log: Path) -> Proxy:
+    """Wait until a server has a certificate: Caddy listens before it has obtained one."""
 
-    def is_open() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+    def shakes_hands() -> bool:
+        try:
+            with (
+                socket.create_connection((HOST, proxy.port), DEADLINE_S) as plain,
+                proxy.trust.wrap_socket(plain, server_hostname=HOST),
+            ):
+                return True
+        except OSError:  # ssl.SSLError, and the authority's file that is not there yet, too
+            return False
 
-    wait_until(is_open, what=f"port {port}: {log.read_text()[-2000:]}")
+    wait_until(shakes_hands, what=f"TLS on port {proxy.port}: {log.read_text()[-2000:]}")
+    return proxy
 
 
 @contextmanager
@@ -191,8 +198,8 @@ def caddy(place: Place, recipe: str, bridge_port: int, port: int) -> Iterator[Pr
     file.write_text(f"{{\n{options}}}\n{place.recipe(recipe, _8080=bridge_port)}")
     command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(file)]
     with running(command, home / "log", HOME=str(home), XDG_DATA_HOME=str(home), XDG_CONFIG_HOME=str(home)):
-        listens(port, home / "log")
-        yield Proxy(port, home / "caddy" / "pki" / "authorities" / "local" / "root.crt")
+        root = home / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+        yield ready(Proxy(port, root), home / "log")
 
 
 @contextmanager
@@ -210,8 +217,7 @@ def nginx(place: Place, recipe: str, bridge_port: int, port: int) -> Iterator[Pr
         f"http {{\naccess_log {home}/access;\n{paths}{server}}}\n"
     )
     with running([str(find("nginx")), "-e", "stderr", "-p", str(home), "-c", str(file)], home / "log"):
-        listens(port, home / "log")
-        yield Proxy(port, place.authority)
+        yield ready(Proxy(port, place.authority), home / "log")
 
 
 SERVERS = {"caddy": caddy, "nginx": nginx}
