@@ -38,6 +38,15 @@ MORE: Final[tuple[tuple[str, str], ...]] = (
     ("/backup", "Backup"),
     ("/docs", "Documentation"),
 )
+#: The document that explains a page, by the beginning of the page's path; all others belong to operations.
+EXPLAINED: Final = (
+    ("/log", "answers", "Answers"),
+    ("/orders", "answers", "Answers"),
+    ("/risk", "limits", "Limits"),
+    ("/webhooks", "alerts", "Alerts"),
+    ("/keys", "live", "Going live"),
+    ("/", "operations", "Operations"),
+)
 _ON_PHONE: Final = 4
 _REFRESH_S: Final = 15
 _THEMES: Final = (("", "System"), ("light", "Light"), ("dark", "Dark"))
@@ -130,6 +139,7 @@ class Frame:
             h.body(data_after=None if request is None else request.get(SINCE))[
                 None if request is None else _header(request, self._mode),
                 h.main(id="main", tabindex="-1")[h.h1[title], content],
+                None if request is None or request.path.startswith("/docs") else _footer(request),
             ],
         ]
         return web.Response(text=str(document), content_type="text/html", status=status)
@@ -214,6 +224,11 @@ def _header(request: web.Request, mode: Mode) -> Renderable:
             h.span(class_="dot", role="status", data_dot=True, hidden=True)["connecting"],
         ],
     ]
+
+
+def _footer(request: web.Request) -> Renderable:
+    topic, title = next((topic, title) for path, topic, title in EXPLAINED if request.path.startswith(path))
+    return h.footer["More about this page: ", h.a(href=f"/docs/{topic}")[title]]
 
 
 def _links(request: web.Request, entries: Iterable[tuple[str, str]]) -> Iterable[Renderable]:

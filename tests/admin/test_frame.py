@@ -8,7 +8,8 @@ import re
 import pytest
 from yarl import URL
 
-from kekbridge.admin.frame import MENU, MORE, local_path
+from kekbridge.admin.frame import EXPLAINED, MENU, MORE, local_path
+from kekbridge.documents import topics
 from tests.admin.session import Browser
 
 PAGES = [path for path, _ in (*MENU, *MORE)]
@@ -132,6 +133,22 @@ async def test_pages_without_a_script_load_themselves_again(browser: Browser) ->
         assert '<noscript><meta http-equiv="refresh" content="15"></noscript>' in await browser.page(path)
     for path in ("/log?before=2026-01-01T00:00:00%2B00:00", "/orders?before=1", "/webhooks"):
         assert "http-equiv" not in await browser.page(path)
+
+
+async def test_every_page_leads_to_its_document(browser: Browser) -> None:
+    """From any page one click leads to what explains it; the documents themselves need no such link."""
+    await browser.log_in()
+    assert {topic for _, topic, _ in EXPLAINED} <= set(topics())
+    for path, topic in (
+        ("/", "operations"),
+        ("/risk", "limits"),
+        ("/webhooks/new", "alerts"),
+        ("/log", "answers"),
+        ("/jobs", "operations"),
+    ):
+        assert f'<footer>More about this page: <a href="/docs/{topic}">' in await browser.page(path)
+    assert "<footer>" not in await browser.page("/docs/limits")
+    assert "<footer>" not in await browser.page("/login")
 
 
 async def test_every_page_names_the_mode(browser: Browser) -> None:

@@ -184,6 +184,7 @@ def test_what_is_found_at_run_time_is_in_the_executable(executable: Path) -> Non
         bare = Bare(root)
         topics = {each["name"] for each in json.loads(bare.run("docs", "--json"))}
         assert topics == {each.name for each in documents()}
+        assert bare.run("docs", "--man").startswith(".TH KEKBRIDGE 1 ")
         for command in ("keys", "dashboard", "export"):
             assert "Usage:" in bare.run(command, "--help"), command
         names = json.loads(
