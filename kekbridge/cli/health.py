@@ -15,7 +15,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples(
         "kekbridge health                exit code 0: the bridge answers",
-        "kekbridge health --ready        exit code 0: it agrees with the exchange and reaches it",
+        "kekbridge health --ready        exit code 0: it is ready to trade",
     )
 )
 def health(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.utils import canonicalize_name
@@ -27,6 +29,8 @@ from packaging.utils import canonicalize_name
 from kekbridge import __version__
 from kekbridge.cli.program_copy import RunningProgram
 from kekbridge.documents import documents
+from tests import test_documents
+from tests.cli.processes import bare_environment, paste
 from tests.paths import ROOT
 from tests.system.machine import private_machine, why_no_machine
 
@@ -279,3 +283,62 @@ def test_one_file_becomes_a_service(tmp_path: Path, form: str) -> None:
         shown = machine.output("kekbridge", "--version")
         name = "one-file executable" if form == "executable" else "Python package"
         assert shown.startswith(f"kekbridge {__version__} ({name}")
+
+
+class Artefact:
+    """A released file as the command of a clone, and a bridge that it runs; the part of cli.processes.Served that documents need."""
+
+    def __init__(self, command: list[str], clone: Path) -> None:
+        program = clone / ".venv" / "bin" / "kekbridge"
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        program.chmod(0o755)
+        self._program = str(program)
+        self.clone = clone
+        self.environment = bare_environment(clone / "data") | {"SHIV_ROOT": str(clone / "shiv")}
+        self.environment.pop("PYTHONPATH")
+
+    def start(self) -> subprocess.Popen[str]:
+        """Serve, with the output on a pipe."""
+        return subprocess.Popen(
+            [self._program, "serve"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command beside it."""
+        return subprocess.run(
+            [self._program, *arguments], env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def data(self, *arguments: str) -> Any:
+        """Run a command with --json and return its data."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module", params=["executable", "zipapp"])
+def artefact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A bridge that serves, with the order of its printed curl line."""
+    file = [str(built("-linux-*[!z]"))] if request.param == "executable" else [sys.executable, str(built("-*.pyz"))]
+    found = Artefact(file, tmp_path_factory.mktemp(request.param))
+    with found.start() as process:
+        assert process.stdout is not None
+        try:
+            line = next(text for text in process.stdout if text.startswith("curl "))
+            assert paste("sh", line)["status"] == "filled"
+            yield found
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+
+
+@test_documents.needs_curl
+@pytest.mark.parametrize("block", test_documents.RUNNABLE)
+def test_it_runs_every_block_of_the_documents(block: str, artefact: Any) -> None:
+    """As the installed command does in tests/test_documents.py: a bridge and all commands are the released file."""
+    test_documents.test_every_block_runs(block, artefact, artefact.clone)
