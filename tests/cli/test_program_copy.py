@@ -109,3 +109,17 @@ def test_another_user_gets_nothing_of_roots_session(monkeypatch: pytest.MonkeyPa
         ["/bin/sh", "-c", "id -G; pwd; echo ${SECRET-none}; (: < /dev/tty) 2>/dev/null || echo no terminal"], _NOBODY
     )
     assert done.stdout.split("\n")[:4] == [str(_NOBODY.gid), "/", "none", "no terminal"]
+
+
+def test_it_takes_litestream_along(copies: Path) -> None:
+    """The extra `replica` is a program: the service has to find it beside its Python."""
+    name = "litestream"
+    if not Path(sys.executable).with_name(name).is_file():
+        pytest.skip("there is no Litestream for this machine")
+    python = copies / "one" / "env" / "bin" / "python"
+    code = "from kekbridge.ops import litestream; print(litestream.find_program())"
+    done = subprocess.run(
+        [str(python), "-I", "-c", code], env={}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == str(python.with_name(name))
+    assert os.access(python.with_name(name), os.X_OK)
