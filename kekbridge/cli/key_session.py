@@ -56,11 +56,13 @@ def key_session(
 
     Raises ConfigError in paper mode, or without an account.
     """
+    from kekbridge.cli.as_service import exit_as_service
     from kekbridge.cli.control import run_operation
     from kekbridge.errors import ConfigError
     from kekbridge.model import Mode
     from kekbridge.ops.vault_operations import ShowVenue
 
+    exit_as_service(ctx, data_dir, standby_only=True)
     context = resolve_context(ctx, data_dir, config, {"mode": mode})
     venue = run_operation(context, ShowVenue(mode=Mode(mode) if mode else None))
     chosen = Mode(venue["mode"])

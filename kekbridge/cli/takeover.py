@@ -36,10 +36,12 @@ def takeover(
     interrupted, or that the exchange did not confirm (exit code 1), is run again.
     """
     from kekbridge.cli import render
+    from kekbridge.cli.as_service import exit_as_service
     from kekbridge.cli.control import run_operation
     from kekbridge.ops import standby_record
     from kekbridge.ops.takeover import Takeover
 
+    exit_as_service(ctx, data_dir)
     context = own_context(ctx, data_dir, config)
     record = standby_record.read_record(context.data_dir)
     if record is not None and record.taken_over_at is None and not check and not yes:
@@ -55,6 +57,8 @@ def takeover(
 
 def _print(context: CliContext, result: dict[str, Any]) -> None:
     from kekbridge.cli import render
+    from kekbridge.cli.as_service import is_service
+    from kekbridge.cli.units import SERVICE, SOCKET
 
     host, up_to = result["host"], f"{formatting.moment(_time(result['upTo']))} UTC"
     what = f"{formatting.counted(result['alerts'], 'alert')}, {formatting.counted(result['orders'], 'order')}, as of {up_to}"
@@ -74,7 +78,8 @@ def _print(context: CliContext, result: dict[str, Any]) -> None:
         )
     if result["movedAside"] is not None:
         render.note(f"The earlier data of this machine is in {result['movedAside']}")
-    render.note("Start it now:  kekbridge serve")
+    start = f"sudo systemctl enable --now {SOCKET} {SERVICE}" if is_service(context.data_dir) else "kekbridge serve"
+    render.note(f"Start it now:  {start}")
     url = context.settings.server.public_url or context.settings.tls.domain or "the webhooks' address"
     render.note(
         f"Then point {url} (DNS name, proxy or tunnel) at this machine: paths, keys and secrets of the webhooks are the same."

@@ -212,15 +212,16 @@ class GenerateStandbyKey(Operation, frozen=True, kw_only=True):
 
     #: Venue: testnet or live.
     mode: Mode
+    #: Orderly account, 0x and 64 hex digits.
+    account_id: str
 
     async def run(self, context: OperatorContext) -> dict[str, str]:
-        account_id = context.settings.exchange.account_id
-        own = await asyncio.to_thread(context.vault.get, orderly_secret(account_id))
+        own = await asyncio.to_thread(context.vault.get, orderly_secret(self.account_id))
         if own is not None:
             public = context.keys.public_key(own.decode())
             try:
                 async with context.keys.wallet_calls(self.mode) as calls:
-                    is_known = await calls.key(account_id, public) is not None
+                    is_known = await calls.key(self.account_id, public) is not None
             except ExchangeUnavailable:
                 return {"state": "unchecked", "orderlyKey": public}
             if is_known:

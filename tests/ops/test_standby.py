@@ -157,9 +157,9 @@ async def test_the_word_stays_the_same(second: Desk) -> None:
 
 async def test_a_key_is_generated_once(second: Desk) -> None:
     """Until it is registered, further calls name the same one."""
-    first = await GenerateStandbyKey(mode=Mode.LIVE).run(second)
+    first = await GenerateStandbyKey(mode=Mode.LIVE, account_id=ACCOUNT).run(second)
     assert first["state"] == "pending"
-    assert await GenerateStandbyKey(mode=Mode.LIVE).run(second) == first
+    assert await GenerateStandbyKey(mode=Mode.LIVE, account_id=ACCOUNT).run(second) == first
 
 
 async def test_doctor_says_what_a_standby_lacks(trading: Desk, second: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from kekbridge import __version__
+from kekbridge.vault.standby import seal
 from tests.paths import ROOT
 from tests.system.machine import Machine, private_machine, why_no_machine
 
@@ -21,6 +23,20 @@ pytestmark = pytest.mark.skipif(bool(why_no_machine()), reason=why_no_machine() 
 # In the unit, each of its signs would mean something else.
 _CONFIG = '/etc/kek "bridge" $HOME 100%h.toml'
 _BROKEN = 'raise ConfigError("broken on purpose")'
+
+
+# What a machine that trades would seal for a standby.
+_BUNDLE = {
+    "madeAt": "2026-11-29T15:00:00.000Z",
+    "version": __version__,
+    "host": "vps1",
+    "mode": "testnet",
+    "accountId": "0x" + "1" * 64,
+    "orderlyKey": "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj",
+    "masterKey": base64.b64encode(bytes(32)).decode(),
+    "secrets": {"notify-urls": base64.b64encode(b"json://example.com").decode()},
+    "settings": {"mode": "testnet", "exchange.account_id": "0x" + "1" * 64, "replica.url": "file:///mnt/replica"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,7 @@ def test_a_service_is_installed_used_upgraded_rolled_back_and_removed(host: Host
     _restore(host)
     _upgrade(host)
     _roll_back(host)
+    _stand_by(host)
     _remove(host)
 
 
@@ -231,3 +248,25 @@ def _with_table(*names: str) -> tuple[str, str]:
 def _tables(host: Host) -> str:
     query = "connect('/var/lib/kekbridge/kekbridge.db').execute('SELECT name FROM sqlite_master').fetchall()"
     return host.machine.output(sys.executable, "-c", f"import sqlite3; print(sqlite3.{query})")
+
+
+def _stand_by(host: Host) -> None:
+    """Root's commands run as the service while it is stopped: only its user can open its vault, a systemd credential."""
+    machine = host.machine
+    machine.output("systemctl", "stop", "kekbridge.socket", "kekbridge.service")
+    word = host.kekbridge("replica", "prepare")
+    assert word.returncode == 0, word.stderr
+    sealed = seal(word.stdout, json.dumps(_BUNDLE).encode())
+    assert machine.run("tee", "/root/standby.txt", typed=sealed).returncode == 0
+    prepared = host.kekbridge("replica", "prepare", "/root/standby.txt")
+    assert prepared.returncode == 0, prepared.stderr
+    owners = machine.output(
+        "sh", "-c", "stat -c '%U %a' /var/lib/kekbridge/standby.json /var/lib/kekbridge/vault.added"
+    )
+    assert set(owners.splitlines()) == {"kekbridge 600"}
+    assert 'mode = "testnet"' in machine.output("cat", _CONFIG)
+    lacking = host.kekbridge("takeover", "--check")
+    assert lacking.returncode == 2, lacking.stderr
+    assert "no exchange key of its own" in lacking.stderr
+    assert host.data("keys", "generate")["vault"] == "directory"
+    assert machine.output("sh", "-c", "ls /run | grep -c kekbridge-credentials || true") == "0"
