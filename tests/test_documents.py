@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 from ulid import ULID
@@ -389,6 +390,33 @@ def test_commands_exist(name: str) -> None:
         assert first in tree, first
         if isinstance(tree[first], TyperGroup) and second:
             assert f"{first} {second}" in tree
+
+
+@each_document
+def test_commands_are_well_formed(name: str) -> None:
+    """Every command with its options and values, in the text or in a block, is accepted by the command that it names.
+
+    A command that is only mentioned may lack its arguments.
+    """
+    text = USER_DOCUMENTS[name]
+    code = "\n".join((*re.findall(r"```sh\n(.*?)```", text, re.DOTALL), *in_backticks(text)))
+    wrong = {}
+    for line in re.findall(r"(?:^ *|/|&& |sudo )(kekbridge [a-z][^\n|<>&#]*)", code, re.MULTILINE):
+        try:
+            _parse(get_command(app), shlex.split(line)[1:])
+        except typer.TyperException as error:
+            if type(error).__name__ not in ("MissingParameter", "NoArgsIsHelpError"):
+                wrong[line] = str(error)
+    assert wrong == {}
+
+
+def _parse(command: Any, arguments: list[str], parent: Any = None) -> None:
+    """Parse a command line down to its last command, without running any. Raises TyperException if it is wrong."""
+    context = command.make_context(command.name, list(arguments), parent=parent)
+    left = [*context._protected_args, *context.args]
+    if isinstance(command, TyperGroup) and left:
+        _, inner, rest = command.resolve_command(context, left)
+        _parse(inner, rest, context)
 
 
 @each_document
