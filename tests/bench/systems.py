@@ -163,10 +163,7 @@ class System:
         return found
 
     def pss_mib(self) -> float:
-        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-        raise AssertionError("no Pss in smaps_rollup")
+        return pss_mib(self.pid)
 
     def io(self) -> dict[str, int]:
         """Return what the process has written so far: write calls, bytes given to them, bytes to the disk (proc(5))."""
@@ -270,6 +267,14 @@ class ThrottledFlask(System):
 
     def command(self) -> list[str]:
         return ["-m", "tests.bench.flask_bot", "--port", str(self.port), "--exchange", self.exchange_url]
+
+
+def pss_mib(pid: int) -> float:
+    """Return the memory of a process in MiB, of what it shares with others its share. Needs root if it forbids core dumps."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no Pss in smaps_rollup")
 
 
 def quantity_of(number: int) -> str:
