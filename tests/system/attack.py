@@ -139,6 +139,17 @@ class Target:
                 return int(line.split()[1]) / 1024
         raise AssertionError("this system does not count what a process writes")
 
+    def written_at_rest_kib(self) -> float:
+        """The same, once nothing was written for half a second: jobs of the start and what follows an alert are past then."""
+        before = -1.0
+        for _ in range(40):
+            written = self.written_kib()
+            if written == before:
+                break
+            before = written
+            time.sleep(0.5)
+        return before
+
 
 def measure(
     target: Target,
@@ -239,8 +250,8 @@ def forged(target: Target, size: int) -> Figures:
 def one_byte(target: Target, size: int) -> Figures:
     """Bodies of one byte for ten seconds, fewer at a small size; what the daemon writes meanwhile."""
     figures = Figures("one-byte", size)
+    before = target.written_at_rest_kib()
     figures.before_mib = target.memory_mib()
-    before = target.written_kib()
     with attacking(_attack(target, size, "post", body="x")) as figures.attacker:
         time.sleep(target.effort.one_byte_s)
         figures.during_mib, figures.files = target.memory_mib(), target.files()
