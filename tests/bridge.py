@@ -17,6 +17,7 @@ from ulid import ULID
 from kekbridge.config import load_settings
 from kekbridge.daemon.app import Daemon
 from kekbridge.exchange.base import Accepted
+from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.model import (
     Limits,
     MarginMode,
@@ -49,6 +50,8 @@ _SETTINGS: dict[str, Any] = {
     "risk.rate_per_minute": 0,
     "risk.rate_per_hour": 0,
     "risk.rate_per_day": 0,
+    # Ten times the published limits: at the published ones each start waits a second to read the leverages a second time.
+    "exchange.rate_factor": 10,
 }
 # Short waits: an unknown order is resolved within a second, by the same rules.
 _QUICK: dict[str, Any] = {
@@ -262,6 +265,12 @@ class Bridge:
     async def until_ready(self) -> None:
         await until(lambda: self.daemon.readiness().is_ready)
 
+    async def until_synced(self) -> None:
+        """Wait until everything that happened before the stream was there has been read, which a bridge that is ready may still do."""
+        exchange, tracker = self.daemon.exchange, self.daemon.trading.tracker
+        assert isinstance(exchange, OrderlyExchange)
+        await until(lambda: exchange._sync._is_stream_synced and not tracker.lacks_executions)
+
     async def jump_to(self, moment: datetime) -> None:
         """Move the clock, and wait until the bridge has market data of the new time."""
         self.clock.jump_to(moment)
@@ -276,13 +285,16 @@ class Bridge:
 
 @asynccontextmanager
 async def running_paper(
-    directory: Path, *, clock: Callable[[], datetime] | None = None, **settings: Any
+    directory: Path, *, clock: Callable[[], datetime] | None = None, rate_limits: bool = False, **settings: Any
 ) -> AsyncIterator[str]:
-    """Run a paper exchange with built-in prices; yields its address. Without `clock` it uses the real time."""
+    """Run a paper exchange with built-in prices; yields its address. Without `clock` it uses the real time.
+
+    With `rate_limits` a bridge needs `exchange__rate_factor=1`.
+    """
     clock = clock or Clock()
     paper = PaperExchange(
         directory,
-        settings=PaperSettings(prices="static", **settings),
+        settings=PaperSettings(prices="static", rate_limits=rate_limits, **settings),
         clock=lambda: int(clock().timestamp() * 1000),
     )
     try:
@@ -302,13 +314,13 @@ async def running_bridge(
 ) -> AsyncIterator[Bridge]:
     """Run a daemon without webhooks on `directory`/data, ready to trade unless `ready` is False.
 
-    Without `paper_url` it gets a paper exchange of its own, which has no rate limits and shares the movable clock.
+    Without `paper_url` it gets a paper exchange of its own, which shares the movable clock.
     `overrides`: settings by dotted name, with `__` for the dot.
     """
     clock = clock or Clock()
     async with AsyncExitStack() as stack:
         if paper_url is None:
-            paper = running_paper(directory / "paper", clock=clock, rate_limits=False)
+            paper = running_paper(directory / "paper", clock=clock)
             paper_url = await stack.enter_async_context(paper)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         named = {name.replace("__", "."): value for name, value in overrides.items()}

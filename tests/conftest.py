@@ -95,3 +95,13 @@ async def hasty_bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
         quick_bridge(tmp_path, paper_url, queue__protect_within_s=2.5, queue__attempts=3) as inside,
     ):
         yield inside
+
+
+@pytest.fixture
+async def limited_bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    """Like `bridge`, at an exchange with the published rate limits, which the bridge keeps."""
+    async with (
+        running_paper(tmp_path / "paper", rate_limits=True) as paper_url,
+        quick_bridge(tmp_path, paper_url, exchange__rate_factor=1) as inside,
+    ):
+        yield inside

@@ -18,7 +18,7 @@ from tests.trading import NOW
 
 async def test_another_account_is_refused_at_the_start(tmp_path: Path) -> None:
     """Peaks, orders and limits of two accounts are never mixed: the second account needs another directory."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path, paper_url) as bridge:
             with bridge.daemon.database.snapshot() as connection:
                 known = remembered(connection)
@@ -32,7 +32,7 @@ async def test_another_account_is_refused_at_the_start(tmp_path: Path) -> None:
 
 async def test_a_directory_of_an_earlier_version_adopts_its_account(tmp_path: Path) -> None:
     """It has no account recorded: the present one is adopted, unless its last daemon ran in another mode."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path, paper_url) as bridge:
             pass
         _forget(tmp_path, Mode.PAPER)
@@ -47,7 +47,7 @@ async def test_a_directory_of_an_earlier_version_adopts_its_account(tmp_path: Pa
 
 async def test_deleted_database_files_stop_trading(tmp_path: Path) -> None:
     """Alerts were answered 200 and lost at the restart: they are answered 503, /readyz says why, and a start needs a decision."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path, paper_url) as bridge:
             bridge.add_webhook()
             status, _ = await bridge.send()

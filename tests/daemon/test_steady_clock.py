@@ -50,7 +50,7 @@ async def test_a_wall_clock_set_while_running_changes_no_age(tmp_path: Path, off
     """Set back an hour, an entry of real age 160 s was sent and no job ran for 55 minutes; set forward, every alert was too old."""
     wall = Wall()
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         running_bridge(tmp_path, paper_url, clock=SteadyClock(wall), log__level="error") as bridge,  # type: ignore[arg-type]
     ):
         bridge.add_webhook()
@@ -67,7 +67,7 @@ async def test_a_wall_clock_set_while_running_changes_no_age(tmp_path: Path, off
 async def test_a_wrong_clock_at_the_start_is_set_by_the_exchange(tmp_path: Path, offset_s: float) -> None:
     """The machine's clock is an hour off: ages use the exchange's time as soon as it has answered."""
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         running_bridge(tmp_path, paper_url, clock=SteadyClock(Wall(offset_s))) as bridge,  # type: ignore[arg-type]
     ):
         bridge.add_webhook()

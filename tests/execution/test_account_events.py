@@ -34,7 +34,7 @@ MORNING = datetime(2026, 3, 10, 9, tzinfo=UTC)
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url) as opened,
     ):
         yield opened
@@ -107,7 +107,7 @@ async def test_a_leverage_changed_elsewhere_is_told_and_set_again(bridge: Bridge
 
 async def test_without_the_topic_the_leverage_is_read_before_the_order(tmp_path: Path) -> None:
     """The exchange refuses the topic `account`: that is reported, all else is live, and no order goes out at a leverage of a minute ago."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with aiohttp.ClientSession() as session:
             body = {"fault": "refuse_topic", "topic": "account"}
             assert (await session.post(f"{paper_url}/paper/faults", json=body)).status == 200
@@ -130,7 +130,7 @@ async def test_without_the_topic_the_leverage_is_read_before_the_order(tmp_path:
 
 async def test_a_refused_topic_of_orders_leaves_the_others_in_use(tmp_path: Path) -> None:
     """Orders are polled then, positions and marks come by stream, and the connection stays: fills and P&L are complete."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with aiohttp.ClientSession() as session:
             body = {"fault": "refuse_topic", "topic": "executionreport"}
             assert (await session.post(f"{paper_url}/paper/faults", json=body)).status == 200
@@ -175,7 +175,7 @@ async def test_a_market_that_is_delisted(bridge: Bridge, rules: dict[str, Any] |
 
 async def test_a_market_that_was_delisted_while_no_daemon_ran(tmp_path: Path) -> None:
     """The next start says so if the account holds a position in it, once; a market without a position is not named."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with quick_bridge(tmp_path, paper_url) as bridge:
             await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
         async with aiohttp.ClientSession() as session:

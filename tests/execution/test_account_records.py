@@ -26,7 +26,7 @@ MORNING = datetime(2026, 3, 10, 9, tzinfo=UTC)
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=3600) as opened,
     ):
         yield opened
@@ -107,7 +107,7 @@ async def test_an_isolated_position_is_liquidated_beside_a_cross_one(bridge: Bri
 
 async def test_a_liquidation_while_the_daemon_was_down_is_counted(tmp_path: Path) -> None:
     """The next start finds it in the lists, with what it realized."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with quick_bridge(tmp_path, paper_url) as first:
             await first.send(quantity="0.5")
             await read(first)

@@ -110,8 +110,8 @@ async def test_every_figure_is_the_exchanges_own(tmp_path: Path, seed: int) -> N
     """Trades, realized P&L, funding, transfers and takeovers are complete after any mixture of faults, each counted once."""
     choice, prices = random.Random(seed), dict(PRICES)
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
-        quick_bridge(tmp_path, paper_url, exchange__rate_factor=10.0, queue__reconcile_every_s=2) as bridge,
+        running_paper(tmp_path / "paper") as paper_url,
+        quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=2) as bridge,
     ):
         await bridge.control("prices", {symbol: str(price) for symbol, price in PRICES.items()})
         for _ in range(STEPS):

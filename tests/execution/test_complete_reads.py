@@ -21,7 +21,7 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url) as opened,
     ):
         opened.daemon.operator_services.jobs.stop()  # which read this kind, too

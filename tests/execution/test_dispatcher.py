@@ -147,12 +147,12 @@ async def test_a_close_that_overtakes_an_entry_denies_it(bridge: Bridge) -> None
 
 async def test_a_shutdown_does_not_wait_for_permits(tmp_path: Path) -> None:
     """Thirty entries at ten per second: those without a permit stay queued at shutdown, and the next start sends each once."""
-    async with running_paper(tmp_path / "paper") as paper_url:
-        at_once: dict[str, Any] = {"server.respond_within_s": 0}
-        async with quick_bridge(tmp_path, paper_url, **at_once) as bridge:
+    async with running_paper(tmp_path / "paper", rate_limits=True) as paper_url:
+        limited: dict[str, Any] = {"exchange.rate_factor": 1}
+        async with quick_bridge(tmp_path, paper_url, server__respond_within_s=0, **limited) as bridge:
             answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(30)))
         assert all(status in (200, 202) for status, _ in answers)
-        async with quick_bridge(tmp_path, paper_url) as bridge:
+        async with quick_bridge(tmp_path, paper_url, **limited) as bridge:
             first = await bridge.orders()
             assert len(first) == 30
             assert {order.attempt for order in first} <= {0, 1}

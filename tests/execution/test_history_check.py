@@ -40,7 +40,7 @@ async def kinds(bridge: Bridge) -> list[str]:
 
 async def test_an_older_database_refuses_entries_until_the_trader_has_seen_it(tmp_path: Path) -> None:
     """After a restored backup the orders sent since are unknown: entries are refused, exits pass, `doctor` lists, `resume` ends it."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path, paper_url) as bridge:
             bridge.add_webhook()
             assert (await bridge.send())[0] == 200
@@ -74,7 +74,7 @@ async def test_an_older_database_refuses_entries_until_the_trader_has_seen_it(tm
 
 async def test_a_lost_log_is_noticed(tmp_path: Path) -> None:
     """Only the write-ahead log of a killed bridge is gone: the orders in it are unknown to the database, and nothing else says so."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path, paper_url) as bridge:
             bridge.add_webhook()
             await bridge.send()
@@ -94,7 +94,7 @@ async def test_a_lost_log_is_noticed(tmp_path: Path) -> None:
 
 async def test_a_new_directory_takes_over_what_it_finds(tmp_path: Path) -> None:
     """It says once which positions and orders it found; an order of another directory is no lost one."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path / "first", paper_url) as bridge:
             bridge.add_webhook()
             await bridge.send(stopLoss="5%")
@@ -113,7 +113,7 @@ async def test_a_new_directory_takes_over_what_it_finds(tmp_path: Path) -> None:
 
 async def test_an_empty_account_is_nothing_to_say(tmp_path: Path) -> None:
     """The first start of a new trader is silent, and so is a later one after the first trades."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         for _ in range(2):
             async with running_bridge(tmp_path, paper_url) as bridge:
                 if not bridge.credentials:
@@ -124,7 +124,7 @@ async def test_an_empty_account_is_nothing_to_say(tmp_path: Path) -> None:
 
 async def test_a_flatten_without_the_store_is_no_lost_order(tmp_path: Path) -> None:
     """`flatten` closes positions past the store; its orders are not taken for lost ones at the next start."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with running_bridge(tmp_path, paper_url) as bridge:
             bridge.add_webhook()
             await bridge.send()

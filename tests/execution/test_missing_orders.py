@@ -43,7 +43,9 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     """Afterwards the book equals one that is loaded, and the tables equal those of a rebuild."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with quick_bridge(tmp_path, paper_url, server__respond_within_s=0.2) as inside:
+        async with quick_bridge(
+            tmp_path, paper_url, server__respond_within_s=0.2, queue__reconcile_every_s=2
+        ) as inside:
             yield inside
             await _assert_book_loads_equal(inside)
         assert_rebuilt_equal(inside.data_dir)

@@ -33,7 +33,7 @@ async def _bridge(tmp_path: Path, *, protect_within_s: float = 30.0, **paper: An
     """A bridge whose exchange has no rate limits, with this time to place a stop. `paper`: settings of the exchange."""
     settings: dict[str, Any] = {"queue__protect_within_s": protect_within_s}
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False, **paper) as paper_url,
+        running_paper(tmp_path / "paper", **paper) as paper_url,
         quick_bridge(tmp_path, paper_url, **settings) as bridge,
     ):
         yield bridge
@@ -225,8 +225,9 @@ async def test_a_stop_request_without_a_response_does_not_keep_the_position_open
         assert uncovered_s < response_delay_s
 
 
-async def test_a_stop_waits_for_a_permit_no_longer_than_it_may(bridge: Bridge) -> None:
+async def test_a_stop_waits_for_a_permit_no_longer_than_it_may(limited_bridge: Bridge) -> None:
     """Without a rate-limit permit in time nothing is stored or sent for the protective order, then or later."""
+    bridge = limited_bridge
     _, answer = await bridge.send(stopLoss="2%")
     entry = await bridge.order(answer)
     exchange, submitter = bridge.daemon.exchange, bridge.daemon.trading.submitter
@@ -359,7 +360,7 @@ async def test_time_in_which_the_exchange_answers_nobody_does_not_count(tmp_path
 async def test_a_restart_goes_on_with_a_stop_that_is_missing(tmp_path: Path) -> None:
     """Stopped while the exchange refused the stop: the next start sends the same order, and the position stays."""
     options: dict[str, Any] = {"queue__protect_within_s": 30.0}
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with quick_bridge(tmp_path, paper_url, **options) as bridge:
             await bridge.fault("lose_stop", count=1)
             await bridge.fault("refuse", algo_type="STOP", code=-1101)

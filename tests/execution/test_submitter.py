@@ -126,8 +126,9 @@ async def test_exits_only_denies_queued_entries_and_passes_exits(bridge: Bridge)
     assert await bridge.positions() == {}
 
 
-async def test_a_halt_denies_orders_that_wait_for_a_permit(bridge: Bridge) -> None:
+async def test_a_halt_denies_orders_that_wait_for_a_permit(limited_bridge: Bridge) -> None:
     """One algo order per second: an order dispatched before the halt that gets its permit after it is not sent."""
+    bridge = limited_bridge
     sending = [
         asyncio.create_task(bridge.send(symbol=symbol, quantity=quantity, stopLoss="2%"))
         for symbol, quantity in (("BTCUSDT.P", "0.01"), ("ETHUSDT.P", "0.1"), ("SOLUSDT.P", "1"), ("XRPUSDT.P", "50"))

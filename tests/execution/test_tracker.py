@@ -189,7 +189,7 @@ async def test_a_stop_that_fires_while_reads_fail_is_counted(bridge: Bridge) -> 
 async def test_orders_that_come_and_go_are_no_missing_executions(bridge: Bridge) -> None:
     """A bracket that rests and is cancelled is reported, with its exits, and nothing has traded: no entry waits for fills because of it."""
     tracker = bridge.daemon.trading.tracker
-    await until(lambda: not tracker.lacks_executions)
+    await bridge.until_synced()
     lacking = False
 
     async def watch() -> None:
@@ -230,7 +230,7 @@ async def test_an_entry_waits_while_the_loss_of_the_day_is_not_known(bridge: Bri
 async def test_trades_that_are_listed_late_are_asked_for_again(tmp_path: Path) -> None:
     """The stream reports the fired stop, the lists show it some seconds later: nobody has to ask for anything else until it is stored."""
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=3600) as bridge,
     ):
         await bridge.send(symbol="ETHUSDT.P", quantity="1", stopLoss="1%")
@@ -262,7 +262,7 @@ async def test_a_close_whose_fills_cannot_be_read_is_completed_later(bridge: Bri
 
 async def test_an_incomplete_order_is_looked_for_after_a_restart(tmp_path: Path) -> None:
     """Stopped before the fill could be read: the next start finds it, for it stays on the list in the store."""
-    async with running_paper(tmp_path / "paper", rate_limits=False) as paper_url:
+    async with running_paper(tmp_path / "paper") as paper_url:
         async with quick_bridge(tmp_path, paper_url) as first:
             _, answer = await first.send(orderType="limit", limitPrice="64800")
             order = await first.order(answer)

@@ -16,7 +16,7 @@ from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=3600) as opened,
     ):
         yield opened

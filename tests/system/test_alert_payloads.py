@@ -35,11 +35,11 @@ ORDER_TYPES = {"MARKET": "market", "LIMIT": "limit"}
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     """A bridge with the collection's clock, markets and mark prices, and one webhook with the collection's secret."""
     clock = Clock.starting_at(CLOCK)
-    markets = {
+    markets: dict[str, Any] = {
         "instruments": tuple(FIXTURE["live_symbols"]),
         "rules": dict.fromkeys(FIXTURE["live_symbols"], SMALL_SIZES),
     }
-    async with running_paper(tmp_path / "paper", clock=clock, rate_limits=False, **markets) as paper_url:
+    async with running_paper(tmp_path / "paper", clock=clock, **markets) as paper_url:
         async with aiohttp.request("POST", f"{paper_url}/paper/prices", json=FIXTURE["mark_prices"]) as response:
             assert response.status == 200
         async with running_bridge(tmp_path, paper_url, clock=clock) as bridge:

@@ -94,11 +94,10 @@ async def bridge(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Bridge]:
         "exchange__refresh_s": 1.0,
         "risk__require_stop_loss": True,
         "queue__protect_within_s": 3.0,  # the exchange accepts one bracket or stop a second, so a stop may have to wait
-        "exchange__rate_factor": 10.0,  # this exchange has no rate limits, and waiting for permits is not what is tested
         "backup__dir": str(tmp_path / "blocked" / "backups"),
     }
     async with (
-        running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
+        running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, **options) as bridge,
     ):
 
