@@ -23,18 +23,20 @@ settings.register_profile("ci", _NO_TIME_LIMIT, derandomize=True)
 settings.register_profile("release", _NO_TIME_LIMIT, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-#: Where files start processes and take up to minutes each: they go first, so that no worker ends alone with one of them.
-_SLOW_FIRST = ("bench", "system", "cli", "test_documents.py")
+#: Where tests start processes, which keep the cores busy, and where they mostly wait for an exchange. Their files alternate, so that both
+#: go on at once, and come before all others, so that no worker ends alone with one that takes a minute.
+_BUSY = ("test_documents.py", "bench", "system", "cli")
+_WAITING = ("execution", "admin", "daemon", "ops")
 #: Starting workers takes longer than it saves when at most this many files or tests are named.
 _FEW = 3
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)  # optional: -p no:xdist does not know it
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
-    """Two workers more than cores, because many tests mostly wait; none for a few files or for -k."""
+    """Four workers more than cores, because many tests mostly wait; none for a few files or for -k."""
     cores = yield
     few = len(config.args) <= _FEW and all(argument.partition("::")[0].endswith(".py") for argument in config.args)
-    return 0 if few or config.option.keyword else cores + 2
+    return 0 if few or config.option.keyword else cores + 4
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -71,13 +73,13 @@ def pytest_make_collect_report(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow directories first; within them, and for the rest, by path, in every worker alike."""
-
-    def rank(item: pytest.Item) -> tuple[int, Path]:
-        part = item.path.relative_to(ROOT / "tests").parts[0]
-        return _SLOW_FIRST.index(part) if part in _SLOW_FIRST else len(_SLOW_FIRST), item.path
-
-    items.sort(key=rank)
+    """Files that take long first, the rest by path; in every worker alike."""
+    part_of = {path: path.relative_to(ROOT / "tests").parts[0] for path in {item.path for item in items}}
+    rank: dict[Path, float] = {}
+    for parts in (_BUSY, _WAITING):
+        files = sorted((parts.index(part), path) for path, part in part_of.items() if part in parts)
+        rank |= {path: number / len(files) for number, (_, path) in enumerate(files)}
+    items.sort(key=lambda item: (rank.get(item.path, 1.0), item.path))
 
 
 @pytest.fixture
