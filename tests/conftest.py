@@ -65,7 +65,7 @@ def pytest_make_collect_report(
     """Each worker begins with another file: what pytest has compiled for one, the others read from __pycache__."""
     report = yield
     worker = getattr(collector.config, "workerinput", None)
-    if worker is not None and isinstance(collector, pytest.Directory):
+    if worker is not None and isinstance(collector, pytest.Directory) and report.passed:
         number, found = int(worker["workerid"].removeprefix("gw")), report.result
         first = len(found) * number // worker["workercount"]
         report.result = found[first:] + found[:first]
