@@ -92,7 +92,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nStart here:\n  kekbridge serve               paper trading on 127.0.0.1:8080, no setup\n"
-    "  kekbridge setup               asks for exchange, address, webhook and notifications\n"
+    "  kekbridge setup               asks for exchange, key, webhook\n"
     "  kekbridge template default    the message to paste into TradingView\n"
     "  kekbridge COMMAND --help      options and examples of a command",
 )

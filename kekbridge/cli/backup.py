@@ -112,8 +112,8 @@ def _show_code(context: CliContext, *, again: bool, as_json: bool) -> None:
     epilog=examples(
         "kekbridge restore kekbridge.zip",
         "kekbridge restore kekbridge.zip --yes",
-        "kekbridge restore old.zip --unauthenticated        of version 0.1, or without its code",
-        "kekbridge restore before-migration-0014.db         of before an upgrade, in the data directory",
+        "kekbridge restore old.zip --unauthenticated     of 0.1, or without its code",
+        "kekbridge restore before-migration-0015.db      as it was before an upgrade",
     )
 )
 def restore_backup(

@@ -27,8 +27,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(
     epilog=examples(
-        "kekbridge docker --print                 Dockerfile and compose.yaml, to read",
-        "kekbridge docker bridge                  write all that is needed into ./bridge",
+        "kekbridge docker --print              Dockerfile and compose.yaml, to read",
+        "kekbridge docker bridge               write all that is needed to ./bridge",
         "kekbridge docker bridge --config k.toml  with these settings",
         "kekbridge docker bridge --upgrade        put this version into ./bridge",
     )

@@ -35,7 +35,7 @@ app.command(
     epilog=examples(
         "kekbridge keys register --mode live                   asks how to sign",
         "kekbridge keys register --mode live --wallet 0x1a64…  sign in your wallet",
-        "kekbridge keys register --mode live --browser         sign in a wallet of your browser",
+        "kekbridge keys register --mode live --browser    your browser's wallet signs",
         "kekbridge keys register --mode testnet --sign         sign here",
     )
 )(register)

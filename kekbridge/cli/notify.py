@@ -160,7 +160,7 @@ def _complete_levels(incomplete: str) -> list[str]:
 @app.command(
     epilog=examples(
         "kekbridge notify level order_filled off            not sent",
-        "kekbridge notify level stop_fired failure          sent at once, in quiet hours, too",
+        "kekbridge notify level stop_fired failure        sent in quiet hours, too",
         "kekbridge notify level order_filled default        as in the settings",
     )
 )
@@ -209,7 +209,7 @@ def level(
         "kekbridge notify quiet-hours                               what is in force",
         "kekbridge notify quiet-hours 22:00-07:00 --zone Europe/Berlin",
         "kekbridge notify quiet-hours off",
-        "kekbridge notify quiet-hours default                       as in the settings",
+        "kekbridge notify quiet-hours default                     as in the settings",
     ),
 )
 def quiet_hours(

@@ -170,7 +170,7 @@ app.command(
     epilog=examples(
         "kekbridge replica prepare                 prints a word for `replica seal`",
         "kekbridge replica prepare standby.txt",
-        "ssh vps1 kekbridge replica seal kb-standby-… | kekbridge replica prepare - --yes",
+        "ssh vps kekbridge replica seal kb-standby-… | kekbridge replica prepare - -y",
     )
 )(prepare)
 app.command(epilog=examples("kekbridge replica seal kb-standby-… > standby.txt"))(seal)

@@ -126,7 +126,7 @@ class _Run:
     epilog=examples(
         "kekbridge setup                          asks every step",
         "kekbridge setup webhook notify           only these steps",
-        "kekbridge setup --answers answers.toml   for scripts; see `kekbridge docs settings`",
+        "kekbridge setup --answers answers.toml   see `kekbridge docs settings`",
         "sudo kekbridge setup --config /etc/kekbridge.toml",
     )
 )

@@ -231,8 +231,8 @@ def rotate(
     "check",
     epilog=examples(
         "kekbridge webhook check alert.json",
-        "kekbridge webhook check alert.json --webhook btc     with its defaults, locks and profile",
-        "xclip -o | kekbridge webhook check -                 the message on the clipboard",
+        "kekbridge webhook check alert.json --webhook btc     with its settings",
+        "xclip -o | kekbridge webhook check -                 what was copied",
     ),
 )
 def check(

@@ -44,6 +44,13 @@ def test_every_command_has_help_with_an_example(path: str, command: Any) -> None
 
 
 @each_command
+def test_examples_fit_a_terminal_of_80_columns(path: str, command: Any) -> None:
+    """They are shown as they are, with an indent of 4: a longer line would be broken in its middle."""
+    lines = command.epilog.splitlines()
+    assert [line for line in lines if len(line.strip()) > 76] == []
+
+
+@each_command
 def test_no_command_is_a_coroutine_function(path: str, command: Any) -> None:
     """Typer never awaits an `async def` command: it would print nothing and exit 0."""
     callback = inspect.unwrap(command.callback) if command.callback else None
