@@ -169,7 +169,7 @@ def upgrade(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json =
 
     Run it from the new version. The new program is copied and checked beside the old one; then a backup is written, the service is
     restarted, and the database migrated. If the new version is not ready as the old one was, the old one is started again, with the
-    database as it was before the migration. It ends with what behaves differently in the new version.
+    database as it was before the migration. At the end it shows what behaves differently.
     """
     from kekbridge.cli import installation, render
     from kekbridge.cli.changelog import releases_between

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import groupby, takewhile
 from typing import Any
 
 import pytest
@@ -48,6 +52,33 @@ def test_examples_fit_a_terminal_of_80_columns(path: str, command: Any) -> None:
     """They are shown as they are, with an indent of 4: a longer line would be broken in its middle."""
     lines = command.epilog.splitlines()
     assert [line for line in lines if len(line.strip()) > 76] == []
+
+
+@each_command
+def test_examples_are_commands_with_options_that_exist(path: str, command: Any) -> None:
+    """Each parses as it is shown; what it does is tested where the command is."""
+    root: Any = get_command(app)
+    for words in _commands_in(command.epilog):
+        context = root.make_context("kekbridge", words)  # raises for an option that does not exist
+        while isinstance(context.command, TyperGroup) and (rest := [*context._protected_args, *context.args]):
+            name, inner, rest = context.command.resolve_command(context, rest)
+            assert inner is not None
+            context = inner.make_context(name, rest, parent=context)
+
+
+def _commands_in(epilog: str) -> Iterator[list[str]]:
+    """The arguments of each `kekbridge` in the examples, without what explains them, what is around it, and redirections."""
+    for line in epilog.replace("\\\n", "").splitlines():
+        shown = re.split(r" {2,}(?=\S)", line.strip())[0]
+        lexer = shlex.shlex(shown.replace(" 2>", " >"), posix=True, punctuation_chars=True)
+        lexer.whitespace_split, lexer.commenters = True, ""
+        for is_separator, tokens in groupby(lexer, key=lambda token: set(token) <= set("|&;()$")):
+            words = list(takewhile(lambda token: token not in ("<", ">", ">>"), tokens))
+            programs = [
+                number for number, word in enumerate(words) if re.fullmatch(r"(\S*/)?kekbridge(-[0-9.]+)?", word)
+            ]
+            if programs and not is_separator:
+                yield words[programs[0] + 1 :]
 
 
 @each_command
