@@ -61,7 +61,7 @@ USER {user}:{user}
 WORKDIR /data
 VOLUME /data
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["kekbridge", "health"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 CMD ["kekbridge", "health"]
 ENTRYPOINT ["kekbridge"]
 CMD ["serve"]
 """

@@ -30,7 +30,7 @@ def health(
     It asks at the address that receives alerts. Exit code 1 means no. `kekbridge doctor` says more.
     """
     from kekbridge.cli import render
-    from kekbridge.ops.doctor.service import ask
+    from kekbridge.ops.health import ask
     from kekbridge.webhooks.registry import local_url_of
 
     context = resolve_context(ctx, data_dir, config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +27,10 @@ def test_it_asks_the_running_bridge(tmp_path: Path) -> None:
         assert ready["answer"]["reconciled"] is True
         bridge.stop()
         assert bridge.run("health").returncode == 1
+
+
+def test_it_is_cheap() -> None:
+    """A container asks every 30 s: neither the web server nor the client of the exchange is imported."""
+    code = "import sys, kekbridge.cli.health, kekbridge.ops.health, kekbridge.webhooks.registry; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert {"aiohttp", "asyncio", "kekbridge.ops.doctor"}.isdisjoint(done.stdout.split())

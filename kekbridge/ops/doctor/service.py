@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import shutil
-import ssl
 import subprocess
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
+from kekbridge.ops.health import ask
 from kekbridge.store.lock import DaemonLock
 
 UNIT: Final = "kekbridge.service"
@@ -49,30 +46,6 @@ def daemon_checks(data_dir: Path, url: str) -> list[Check]:
             Check("entries", "warning", "held back: the exchange did not answer several orders", "see the log")
         )
     return lines
-
-
-def ask(url: str, path: str) -> tuple[int, dict[str, Any]]:
-    """Status and body of a bridge's /healthz or /readyz; 0 and nothing if kekbridge does not answer. `url`: its address on this machine."""
-    parts = urlsplit(url)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")  # noqa: S104 - compared only
-    try:
-        connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            context.check_hostname = False  # this machine, by its address; reachability.py verifies the name
-            context.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(host, parts.port, timeout=_TIMEOUT_S, context=context)
-        else:
-            connection = http.client.HTTPConnection(host, parts.port, timeout=_TIMEOUT_S)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            answer = json.loads(response.read(65_536))
-        finally:
-            connection.close()
-    except (OSError, ValueError, http.client.HTTPException):
-        return 0, {}
-    return (response.status, answer) if isinstance(answer, dict) else (0, {})
 
 
 def systemd_checks(mode: Mode) -> list[Check]:
