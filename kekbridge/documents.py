@@ -146,8 +146,8 @@ def _without_suffix(path: str) -> str:
 def _read(name: str, file: Traversable) -> Document:
     text = _TEST_NAME.sub("", file.read_text(encoding="utf-8"))
     if file.name.endswith(_JSON):
-        described = json.loads(text)
-        return Document(name, described["title"], described["description"], str(file), text)
+        summary = str(json.loads(text)["description"])  # its title is the dashboard's in Grafana
+        return Document(name, summary.partition(":")[0], summary, str(file), text)
     # YAML and TOML begin with their heading and first paragraph as comments.
     prose = text if file.name.endswith(_MARKDOWN) else re.sub(r"^# ?", "", text, flags=re.MULTILINE)
     heading, _, body = prose.partition("\n")

@@ -40,7 +40,7 @@ def test_json_names_topics_titles_and_files(run: Any) -> None:
     found = run("docs", "--json").data
     assert sorted(one["name"] for one in found) == TOPICS
     for one in found:
-        beginning = f'{{\n  "title": "{one["title"]}"' if one["name"] == "grafana" else f"# {one['title']}\n"
+        beginning = '{\n  "title": "kekbridge"' if one["name"] == "grafana" else f"# {one['title']}\n"
         assert Path(one["path"]).read_text(encoding="utf-8").startswith(beginning)
 
 
