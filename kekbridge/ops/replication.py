@@ -48,8 +48,9 @@ _LONGEST_PAUSE_S: Final = 60.0
 _STEADY_S: Final = 30.0
 # The last copy at the end of the bridge: Litestream's own limit, and its start.
 _STOP_WITHIN_S: Final = litestream.LAST_COPY_S + 2.0
-# And that of a target which did not take the changes before: a restart of the bridge must not wait for it.
+# And that of a target which did not take the changes before either: a restart of the bridge must not wait for it.
 _STOP_BEHIND_WITHIN_S: Final = 1.0
+_BEHIND_S: Final = 15.0
 _POLL_S: Final = 0.1
 _LONGEST_LINE: Final = 1 << 16
 _PR_SET_PDEATHSIG: Final = 1
@@ -117,6 +118,8 @@ class Replication:
                 await self._follow()
             except (ConfigError, OSError) as error:
                 self._problem = str(error)
+            except Exception as error:  # a defect here must not end the daemon, whose task this is
+                self._problem = f"{type(error).__name__}: {error}"
             log.warning("replication_interrupted", error=self._problem)
             if asyncio.get_running_loop().time() - began >= _STEADY_S:
                 pause_s = _FIRST_PAUSE_S
@@ -134,7 +137,8 @@ class Replication:
         else:  # whoever stops the service may have stopped it, too, before the last changes were written
             with contextlib.suppress(OSError, ConfigError):
                 process = await self._spawn("-once")
-        within_s = _STOP_BEHIND_WITHIN_S if self._problem else _STOP_WITHIN_S
+        is_behind = self.status().lag_s > _BEHIND_S + self._settings.sync_s
+        within_s = _STOP_BEHIND_WITHIN_S if is_behind else _STOP_WITHIN_S
         try:
             await asyncio.wait_for(process.wait(), within_s)
         except TimeoutError:
@@ -143,7 +147,7 @@ class Replication:
                 process.kill()
             await process.wait()
         if self._reading is not None:
-            await self._reading
+            await asyncio.gather(self._reading, return_exceptions=True)
         if self._temporary is not None:
             self._temporary.cleanup()
         self._socket.unlink(missing_ok=True)
@@ -152,6 +156,7 @@ class Replication:
         """Raises ConfigError if Litestream is missing or of another series, OSError if it cannot be started."""
         program = litestream.find_program()
         await asyncio.to_thread(litestream.check_version, program)
+        await self._kill()
         await self._end_leftover()
         self._reason = ""
         self._process = await self._spawn()
@@ -208,10 +213,15 @@ class Replication:
                 ended.cancel()
         if ended.done():
             raise ConfigError(self._reason or f"Litestream ended with {self._process.returncode}")
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        await self._kill()
         asking.result()
+
+    async def _kill(self) -> None:
+        """End the present process, if it still runs."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
 
     async def _ask(self) -> None:
         body = {"path": str(self._data_dir / FILE_NAME), "wait": True, "timeout": _ANSWER_WITHIN_S}
@@ -227,7 +237,8 @@ class Replication:
                     if response.ok:
                         self._up_to, self._problem = asked_at, ""
                     else:
-                        self._problem = sanitize(str(answer.get("error", answer)))[:300]
+                        reason = answer.get("error") if isinstance(answer, dict) else None
+                        self._problem = sanitize(str(reason or answer))[:300]
                 except TimeoutError:
                     self._problem = f"the target did not take the changes within {_ANSWER_WITHIN_S} s"
                 except (aiohttp.ClientError, OSError, ValueError):
