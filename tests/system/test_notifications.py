@@ -48,6 +48,7 @@ BY_HISTORY = {
     "replica_behind",
     "replica_current",
     "restored",
+    "taken_over",
     "history_incomplete",
     "account_adopted",
     "orderly_key_removed",
