@@ -17,13 +17,21 @@ from kekbridge.exchange.base import Exchange, KeyInfo
 from kekbridge.execution.book import Book
 from kekbridge.log import get_logger
 from kekbridge.model import TradingState
-from kekbridge.store.settings import ACCOUNT
+from kekbridge.store.settings import ACCOUNT, TradingControl
 
 log = get_logger("kekbridge.execution.key_watch")
 
 #: While the exchange does not confirm the account's state, it is asked for the key this often.
 _CHECK_EVERY_S: Final = 3.0
+# How the reasons of the states begin that a rejected key leads to: here, and in the submitter.
+_REASONS: Final = ("the API key ", "the exchange rejected the API key ")
+_BY: Final = "kekbridge"
 _NEW_KEY: Final = "create a new one with `kekbridge keys generate`, then `kekbridge resume`"
+
+
+def is_about_key(control: TradingControl) -> bool:
+    """True for a trading state that a rejected or removed key has led to."""
+    return control.by == _BY and control.reason.startswith(_REASONS)
 
 
 class KeyWatch:
@@ -92,4 +100,4 @@ class KeyWatch:
             return
         log.error("key_gone", detail=found)
         reason = f"the API key {found}: {fix}"
-        self._book.set_state(ACCOUNT, TradingState.HALTED, reason=reason, by="kekbridge", now=now)
+        self._book.set_state(ACCOUNT, TradingState.HALTED, reason=reason, by=_BY, now=now)

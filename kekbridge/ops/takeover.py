@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -20,8 +21,9 @@ from msgspec import Struct
 
 from kekbridge.errors import ConfigError, ExchangeUnavailable, KekbridgeError, OperatorError
 from kekbridge.exchange.base import KeyInfo
+from kekbridge.execution.key_watch import is_about_key
 from kekbridge.failpoints import hit
-from kekbridge.model import Mode
+from kekbridge.model import Mode, TradingState
 from kekbridge.ops import backup, exchange_keys, standby, standby_record
 from kekbridge.ops.litestream import STATE_DIR
 from kekbridge.ops.operation import KeyCalls, Operation, OperatorContext, WalletCalls
@@ -124,12 +126,19 @@ class _Steps:
         began = time.monotonic()
         try:
             found = await asyncio.to_thread(self._restore)
-            old = await asyncio.to_thread(self._check_copy)
+            old, seen = await asyncio.to_thread(self._check_copy), frozenset[str]()
             self._context.report(
                 f"restored the state of {self._record.host}: {found.alerts} alerts, {found.orders} orders"
             )
             hit("takeover-restored")
             keys = await self._fence(old, check=check)
+            while not check and not old <= seen:  # again if it has changed to another key meanwhile
+                seen = old
+                await asyncio.sleep(self._settings.replica.sync_s + _ON_THEIR_WAY_S)
+                found = await asyncio.to_thread(self._restore)
+                old |= await asyncio.to_thread(self._check_copy)
+                if not old <= seen:
+                    keys = await self._fence(old, check=False)
             result: dict[str, Any] = {
                 "host": self._record.host,
                 "checkedOnly": check,
@@ -137,9 +146,6 @@ class _Steps:
                 "otherTradingKeys": keys.others,
             }
             if not check:
-                await asyncio.sleep(self._context.settings.replica.sync_s + _ON_THEIR_WAY_S)
-                found = await asyncio.to_thread(self._restore)
-                await asyncio.to_thread(self._check_copy)
                 result |= await asyncio.to_thread(self._adopt, found, sorted(old))
         finally:
             await asyncio.to_thread(shutil.rmtree, self._fresh, ignore_errors=True)
@@ -238,6 +244,7 @@ class _Steps:
             exchange_keys.add_key(connection, key, now=now)
             exchange_keys.note_in_use(connection, self._record.account_id, self._own, now=now)
             settings.remove(connection, backup.LAST_BACKUP)  # it is on the other machine
+            _undo_key_halt(connection, self._record.host, now)
             data = {"host": self._record.host, "up_to": found.up_to, "removed": ", ".join(removed), "doubted": count}
             journal.append(connection, "taken_over", now=now, data=data)
 
@@ -255,6 +262,20 @@ class _Steps:
         hit("takeover-recorded")
         context.vault.delete(OTHER_MASTER_KEY)
         return {"doubted": doubted, "takenOverAt": at, "movedAside": None if moved is None else str(moved)}
+
+
+def _undo_key_halt(connection: sqlite3.Connection, host: str, now: datetime) -> None:
+    """Restore the trading state from before the other machine noticed that its key was removed, which may be in its last copy."""
+    if not is_about_key(settings.trading_control(connection, now=now)):
+        return
+    before = settings.TradingControl(state=TradingState.RUNNING, reason=f"taken over from {host}", by="takeover")
+    for event in journal.latest(connection, kinds=("trading_state",), of_alerts=False):
+        if event.data["scope"] == settings.ACCOUNT:
+            found = settings.control_from({**event.data, "since": None})
+            before = before if is_about_key(found) else found
+    settings.set_trading_state(
+        connection, before.state, reason=before.reason, by=before.by, now=now, until=before.until
+    )
 
 
 def _held(value: bytes | None) -> bytes:

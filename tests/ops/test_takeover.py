@@ -18,12 +18,13 @@ import pytest
 from kekbridge.config import Settings, load_settings
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.base import KeyInfo
-from kekbridge.model import Mode, OrderStatus, WebhookSettings
+from kekbridge.model import Mode, OrderStatus, TradingState, WebhookSettings
 from kekbridge.ops import exchange_keys, litestream
 from kekbridge.ops.standby_record import StandbyRecord, read_record, write_record
 from kekbridge.ops.takeover import KeysAtExchange, judge_keys
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.store import codec, journal, orders, webhooks
+from kekbridge.store import settings as store_settings
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.vault import Sealer, master_key, orderly_secret
@@ -39,6 +40,12 @@ from tests.system.harness import call, clean_environment
 
 STEPS = ("restored", "removed", "fenced", "adopted", "swapped", "recorded")
 OLD_MASTER = bytes(range(32))
+# Trading states of the other machine: the trader's own, then what a removed key leads to.
+STATES = (
+    (TradingState.EXITS_ONLY, "holiday", "command line"),
+    (TradingState.EXITS_ONLY, "the exchange rejected the API key (-1002)", "kekbridge"),
+    (TradingState.HALTED, "the API key was removed at the exchange", "kekbridge"),
+)
 
 
 def key(name: str, status: str = "ACTIVE", scopes: str = "read,trading") -> KeyInfo:
@@ -156,6 +163,8 @@ def _machine_that_traded(data_dir: Path, place: str, now: datetime) -> str:
             connection, sealer, name="main", settings=WebhookSettings(), mode=Mode.TESTNET, now=now
         )
         exchange_keys.note_in_use(connection, PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, now=now)
+        for state, reason, by in STATES:
+            store_settings.set_trading_state(connection, state, reason=reason, by=by, now=now)
     database.close_now()
     copied = load_settings(environment={}, overrides={"replica.url": place})
     config = data_dir / "litestream.yml"
@@ -180,6 +189,8 @@ def _is_adopted(standby: Standby) -> None:
         assert found is not None
         assert standby.sealer.open(found[1].sealed_key).decode() == standby.api_key
         assert exchange_keys.trading_keys(connection, PAPER_ACCOUNT_ID) == (standby.own,)
+        control = store_settings.trading_control(connection, now=datetime.now(UTC))
+        assert (control.state, control.reason) == (TradingState.EXITS_ONLY, "holiday")
         assert journal.verify(connection) is None
         events = journal.list_events(connection)
         taken = [event for event in events if event.kind == "taken_over"]
