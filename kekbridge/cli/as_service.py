@@ -43,13 +43,21 @@ def exit_as_service(ctx: typer.Context, data_dir: Path | None, *, standby_only: 
 
 def stopped_service(ctx: typer.Context, data_dir: Path | None) -> Installation | None:
     """The installed service, if root names no data directory and it does not run; else None."""
+    from kekbridge.cli.installation import Systemd
+
+    place = installed_service(ctx, data_dir)
+    return None if place is None or Systemd().is_active() else place
+
+
+def installed_service(ctx: typer.Context, data_dir: Path | None) -> Installation | None:
+    """The installed service, if root names no data directory; else None."""
     from kekbridge.cli.installation import Installation, Systemd
 
     given = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
     if os.geteuid() != 0 or data_dir or given.data_dir or os.environ.get("KEKBRIDGE_DATA_DIR"):
         return None
-    place, systemd = Installation.here(), Systemd()
-    return None if place.version() is None or not systemd.runs or systemd.is_active() else place
+    place = Installation.here()
+    return None if place.version() is None or not Systemd().runs else place
 
 
 def run_as_service(

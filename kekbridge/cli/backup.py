@@ -114,6 +114,7 @@ def _show_code(context: CliContext, *, again: bool, as_json: bool) -> None:
         "kekbridge restore kekbridge.zip --yes",
         "kekbridge restore old.zip --unauthenticated     of 0.1, or without its code",
         "kekbridge restore before-migration-0015.db      as it was before an upgrade",
+        "kekbridge restore kekbridge.zip --master-key > KEY   of a service elsewhere",
     )
 )
 def restore_backup(
@@ -128,6 +129,13 @@ def restore_backup(
         bool,
         typer.Option("--unauthenticated", help="Do not check that the file is genuine; asks, also with --yes."),
     ] = False,
+    master_key: Annotated[
+        bool,
+        typer.Option(
+            "--master-key",
+            help="Only write the backup's master key to stdout, for a service's credential; restore nothing.",
+        ),
+    ] = False,
     yes: Yes = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -138,11 +146,15 @@ def restore_backup(
     All of it is checked before anything is replaced: that this bridge wrote every byte of it, or that it belongs to the recovery code,
     which is asked for on another machine (at a hidden prompt, or on stdin). Existing data is moved aside, not deleted. No order is sent
     again: at the next start the bridge looks up every order that was waiting when the backup was created, and takes over positions and
-    fills from the exchange. Alerts received after the backup are no longer known.
+    fills from the exchange. Alerts received after the backup are no longer known. As root it restores the installed service.
     """
     from kekbridge.ops import backup as bridge_backup
     from kekbridge.ops.backup_file import is_database
 
+    if master_key:
+        _write_master_key(file)
+        return
+    _restore_as_service(ctx, data_dir, file)
     context = own_context(ctx, data_dir, config)
     if not is_database(file):
         _restore(context, file, _restore_key(context, file, unauthenticated=unauthenticated), yes=yes, as_json=as_json)
@@ -240,6 +252,49 @@ def _key_of_this_machine(context: CliContext) -> BackupKey | None:
     except VaultError:
         return None
     return None if master is None else BackupKey.from_master(master)
+
+
+def _restore_as_service(ctx: typer.Context, data_dir: Path | None, file: Path) -> None:
+    """If the installed service is meant, as root, restore as its user, and exit with the code of that; return otherwise.
+
+    Raises AlreadyRunning, InstallFailed.
+    """
+    from kekbridge.cli.as_service import installed_service, run_as_service, stopped_service
+    from kekbridge.cli.options import ARGUMENTS
+    from kekbridge.errors import AlreadyRunning
+
+    service = installed_service(ctx, data_dir)
+    if service is None:
+        return
+    if stopped_service(ctx, data_dir) is None:
+        raise AlreadyRunning(
+            "already_running",
+            f"the service is using {service.data_dir}; stop it before restoring: systemctl stop kekbridge.socket kekbridge",
+        )
+    # Its working directory is another one.
+    arguments = [str(file.absolute()) if each == str(file) else each for each in ARGUMENTS]
+    raise typer.Exit(run_as_service(service, arguments).returncode)
+
+
+def _write_master_key(file: Path) -> None:
+    """Write the master key in a backup, for `systemd-creds encrypt`; asks for the recovery code. Raises KekbridgeError.
+
+    systemd's credentials are readable by the service only, so that no command can put the key among them.
+    """
+    from kekbridge.errors import ConfigError
+    from kekbridge.ops import backup as bridge_backup
+    from kekbridge.vault import BackupKey
+
+    if sys.stdout.isatty():
+        raise ConfigError(
+            "--master-key: stdout is a terminal, which would show the master key; write it to a file that only you can read"
+        )
+    sealed = bridge_backup.sealed_master_key(file)
+    if sealed is None:
+        raise ConfigError(f"{file} holds no master key: it was made by version 0.1; use a backup of a later version")
+    key = BackupKey.from_code(_ask_code())
+    bridge_backup.inspect(file, key)
+    sys.stdout.write(base64.b64encode(key.open_master(sealed)).decode() + "\n")
 
 
 def _ask_code() -> str:

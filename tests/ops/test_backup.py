@@ -35,7 +35,7 @@ from kekbridge.vault.passphrase import PassphraseVault
 from tests.ops.conftest import Clock
 from tests.store.factories import NOW
 from tests.stored import book_on, store_order
-from tests.system.forked import forked_bridge, run_cli
+from tests.system.forked import forked_bridge, run_cli, run_forked
 from tests.system.harness import Process, call, clean_environment, wait_until
 
 # An order without an answer is given up sooner than by default, but not while it is delayed.
@@ -263,6 +263,27 @@ def test_another_machine_needs_the_recovery_code(data_dir: Path, tmp_path: Path)
     assert json.loads(run_cli("webhook", "show", "w", "--secret", "--json", data_dir=elsewhere)) == shown
     run_cli("backup", str(tmp_path / "next.zip"), data_dir=elsewhere)
     run_cli("restore", str(tmp_path / "next.zip"), "--yes", data_dir=data_dir)  # the same key on both machines
+
+
+def test_the_master_key_for_a_service_needs_the_recovery_code(data_dir: Path, tmp_path: Path) -> None:
+    """With it the key is written as a credential holds it, and opens the backup there without a question; with another code nothing."""
+    code = json.loads(run_cli("backup", "key", "--json", data_dir=data_dir))["recoveryCode"]
+    file, elsewhere, secrets = tmp_path / "b.zip", tmp_path / "elsewhere", tmp_path / "secrets"
+    run_cli("backup", str(file), data_dir=data_dir)
+    other = BackupKey.from_master(b"x" * 32).code
+    assert run_cli("restore", str(file), "--master-key", data_dir=elsewhere, stdin=other + "\n", check=False) == ""
+    secrets.mkdir(mode=0o700)
+    (secrets / "master-key").touch(mode=0o600)
+    (secrets / "master-key").write_text(
+        run_cli("restore", str(file), "--master-key", data_dir=elsewhere, stdin=code + "\n")
+    )
+    assert not (elsewhere / FILE_NAME).exists()
+    environment = {"KEKBRIDGE_VAULT_BACKEND": "directory", "KEKBRIDGE_VAULT_SECRETS_DIR": str(secrets)}
+    environment = {**clean_environment(), **environment, "KEKBRIDGE_DATA_DIR": str(elsewhere)}
+    done = run_forked("restore", str(file), environment=environment)
+    assert done.returncode == 0, done.stderr
+    shown = run_forked("webhook", "show", "w", "--secret", "--json", environment=environment)
+    assert shown.stdout == run_cli("webhook", "show", "w", "--secret", "--json", data_dir=data_dir)
 
 
 def test_a_master_key_is_never_overwritten(data_dir: Path, tmp_path: Path) -> None:
