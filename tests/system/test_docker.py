@@ -34,7 +34,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(bool(_MISSING), reason=f"needs {', '.join(_MISSING)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(2400),
 ]
 
 DOCUMENT = (ROOT / "kekbridge" / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ class Shell:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=1500,
             check=False,
         )
         assert done.returncode == 0, (block, done.stdout[-2000:], done.stderr[-4000:])
