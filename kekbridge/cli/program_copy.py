@@ -236,13 +236,19 @@ def _executable() -> Path:
     return file
 
 
+def _of_extra(requirement: str, extra: str) -> str:
+    """A requirement as metadata name it: only with an extra, besides the marker that it may have itself."""
+    needed, _, marker = requirement.partition(";")
+    return f"{needed.strip()}; " + (f"({marker.strip()}) and " if marker else "") + f"extra == '{extra}'"
+
+
 def _own_requirements() -> list[str]:
     """As pyproject.toml of a clone lists them, whose metadata may be older; else as the installation does. Raises ConfigError."""
     project = _own_directory().parent / "pyproject.toml"
     if project.is_file():
         listed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
         optional = listed.get("optional-dependencies", {})
-        of_extras = [f"{text}; extra == '{name}'" for name in sorted(_EXTRAS) for text in optional.get(name, ())]
+        of_extras = [_of_extra(text, name) for name in sorted(_EXTRAS) for text in optional.get(name, ())]
         return [*listed["dependencies"], *of_extras]
     try:
         return list(importlib.metadata.distribution(_NAME).requires or ())
