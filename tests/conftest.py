@@ -6,13 +6,15 @@ Such a run exceeds the usual time limit: use `pytest -o timeout=3600`.
 from __future__ import annotations
 
 import gc
+import logging
 import os
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from kekbridge import log
 from tests.bridge import Bridge, quick_bridge, running_paper
 from tests.paths import ROOT
 
@@ -80,6 +82,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         files = sorted((parts.index(part), path) for path, part in part_of.items() if part in parts)
         rank |= {path: number / len(files) for number, (_, path) in enumerate(files)}
     items.sort(key=lambda item: (rank.get(item.path, 1.0), item.path))
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Commands and daemons that run in this process configure its log: undone for the next test."""
+    output, root = log._output, logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    if log._output is not output:
+        log._output = output
+        logging.captureWarnings(capture=False)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @pytest.fixture

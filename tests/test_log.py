@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import FrameType
@@ -24,18 +23,6 @@ from tests.standard_webhooks import standard_webhooks_secret
 API_KEY, API_SECRET = new_credentials(Mode.LIVE)
 ED25519_SECRET = "3yZe7d9sT4L1f8qWmKp2xVbNcRgHjUe5oAiD6QwXzYt"  # base58, 43 characters, made up
 TEMPLATE_SIGNATURE = "v1:action,apiKey,quantity,symbol:" + "ab" * 32
-
-
-@pytest.fixture(autouse=True)
-def restore_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore the process's logging."""
-    monkeypatch.setattr(log, "_output", log._output)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, object]]:

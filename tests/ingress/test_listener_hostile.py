@@ -441,8 +441,12 @@ async def test_bodies_in_flight_are_bounded_for_each_sender() -> None:
         other = await begin("203.0.113.7")
         readers = [await begin("52.89.214.238") for _ in range(80)]
         await until(lambda: server.connections == 65)
-        cut = [reader.at_eof() or reader.exception() is not None for reader in readers]
-        assert cut == [True] * 16 + [False] * 64
+
+        def cut() -> list[bool]:
+            return [reader.at_eof() or reader.exception() is not None for reader in readers]
+
+        await until(lambda: sum(cut()) == 16)
+        assert cut() == [True] * 16 + [False] * 64
         assert not other.at_eof()
         assert (await server.send(X_Forwarded_For="52.89.214.238")).status == 202
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from tests.paths import DATA
 from tests.system.attackers import Attack, attacking
-from tests.system.fuzz import resident_kib
+from tests.system.fuzz import own_kib
 from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, free_port, unverified
 
 OWNER, ATTACKER = "127.0.0.2", "127.0.0.1"
@@ -46,7 +46,7 @@ class Figures:
     shared_s: list[float] = field(default_factory=list)
     #: Alerts that were not answered with 200 or 202.
     unanswered: list[str] = field(default_factory=list)
-    #: Resident memory of the daemon before, at most during, and after the attack.
+    #: Memory that the daemon has filled before, at most during, and after the attack.
     before_mib: float = 0.0
     during_mib: float = 0.0
     after_mib: float = 0.0
@@ -127,7 +127,7 @@ class Target:
         return self._at_rest_mib
 
     def memory_mib(self) -> float:
-        return resident_kib(self.bridge.daemon.pid) / 1024
+        return own_kib(self.bridge.daemon.pid) / 1024
 
     def files(self) -> int:
         return len(list(Path(f"/proc/{self.bridge.daemon.pid}/fd").iterdir()))
