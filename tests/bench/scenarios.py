@@ -22,7 +22,7 @@ from tests.bench.reading import COMMANDS, reading
 from tests.bench.replicating import replicating
 from tests.bench.restarting import restarting
 from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, ReferencePlus, System, ThrottledFlask, without
-from tests.replication import HAS_LITESTREAM
+from tests.programs import HAS_LITESTREAM
 from tests.system.harness import clean_environment
 
 Figures = dict[str, float]
