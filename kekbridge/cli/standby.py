@@ -88,7 +88,7 @@ def seal(
     """Give a standby what it needs to take over: the vault's master key, shared secrets, the settings.
 
     All of it is sealed to the standby whose word is given and can be copied over any channel. Compare the word with the standby's screen:
-    whoever made it can open the text.
+    the machine that printed it can open the text.
     """
     from kekbridge.cli import render
     from kekbridge.cli.control import run_operation

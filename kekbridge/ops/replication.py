@@ -134,7 +134,7 @@ class Replication:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        else:  # whoever stops the service may have stopped it, too, before the last changes were written
+        else:  # a stop of the service may have ended it, too, before the last changes were written
             with contextlib.suppress(OSError, ConfigError):
                 process = await self._spawn("-once")
         is_behind = self.status().lag_s > _BEHIND_S + self._settings.sync_s

@@ -38,7 +38,7 @@ def content_of(topic: str) -> str:
     ],
 )
 def test_html_in_a_document_is_text(text: str) -> None:
-    """Whoever changes a document cannot put a script, a handler or a foreign element into the pages."""
+    """A document, whatever is written in it, puts no script, handler or foreign element into the pages."""
     made = re.findall(r"<(/?)([a-z0-9]+)([^>]*)>", html(text))
     assert {name for _, name, _ in made} <= {
         "p",
