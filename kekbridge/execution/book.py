@@ -47,8 +47,8 @@ from kekbridge.store.settings import ACCOUNT, TradingControl
 
 # Ended orders remembered: news of one may have been on their way when it ended.
 _MOST_ENDED: Final = 1_000
-# Fills remembered, so that the same trade from the stream and from a query counts once; older ones are looked up.
-_MOST_FILLS: Final = 20_000
+#: Fills remembered, so that the same trade from the stream and from a query counts once; older ones are looked up.
+MOST_FILLS: Final = 5_000
 _NEVER_REACHED: Final = (OrderStatus.DENIED, OrderStatus.EXPIRED, OrderStatus.REJECTED)
 _TIMES: Final = ("created_at", "expires_at", "next_attempt_at", "submitted_at", "accepted_at", "finished_at")
 _Kind = tuple[bool, bool, bool, bool]  # of a sum: is_entry, is_buy, is_resting, is_margined
@@ -674,7 +674,7 @@ class Book:
         self._append(entry)
 
     def _forget_fills(self) -> None:
-        while len(self._fills) > _MOST_FILLS:
+        while len(self._fills) > MOST_FILLS:
             _, oldest = self._fills.popitem(last=False)
             later = oldest.fill.executed_at + timedelta(milliseconds=1)
             self._fills_since = later if self._fills_since is None else max(self._fills_since, later)

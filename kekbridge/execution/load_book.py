@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from kekbridge.alerts.identity import WINDOW_S
-from kekbridge.execution.book import Book
+from kekbridge.execution.book import MOST_FILLS, Book
 from kekbridge.execution.repeats import RecentAlerts, Taken
 from kekbridge.model import MarginMode, RateLimits, Webhook
 from kekbridge.risk.rates import ALL_ENTRIES, LONGEST_WINDOW
@@ -26,7 +26,6 @@ from kekbridge.store import (
 )
 
 _FILLS_FOR: Final = timedelta(days=2)
-_MOST_FILLS: Final = 5_000
 
 
 def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: RateLimits, now: datetime) -> None:
@@ -50,16 +49,16 @@ def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: Rate
             book.set_entrant(symbol, entrant)
     for position in positions.list_all(connection):
         if position.margin_mode is MarginMode.CROSS:
-            found = fills.since_flat(connection, position.symbol, position.quantity, limit=_MOST_FILLS)
+            found = fills.since_flat(connection, position.symbol, position.quantity, limit=MOST_FILLS)
             book.holdings.load(position.symbol, found)
     for webhook in webhooks.list_all(connection):
         load_webhook(connection, book, webhook, now=now)
     newest = rate_limits.newest_entries(connection, since=now - LONGEST_WINDOW, limit=_most(account_rates))
     book.rates.load(ALL_ENTRIES, newest)
     since = now - _FILLS_FOR
-    known = fills.recent(connection, since=since, limit=_MOST_FILLS)
+    known = fills.recent(connection, since=since, limit=MOST_FILLS)
     book.remember(
-        known, since=known[0].fill.executed_at + timedelta(milliseconds=1) if len(known) >= _MOST_FILLS else since
+        known, since=known[0].fill.executed_at + timedelta(milliseconds=1) if len(known) >= MOST_FILLS else since
     )
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
 
 import msgspec
 
-# Alerts remembered at most; a minute never has as many that pass the rate limits.
-_MOST: Final = 4096
+from kekbridge.alerts.identity import WINDOW_S
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,15 +29,16 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecentAlerts:
-    """The alerts that were taken last."""
+    """The alerts that were taken in the last minute."""
 
     def __init__(self) -> None:
         self._taken: OrderedDict[str, Taken] = OrderedDict()  # by our id, oldest first
 
     def add(self, taken: Taken) -> None:
-        """Remember an alert as the latest of its markets."""
+        """Remember an alert as the latest of its markets, and forget those that nothing can repeat any more."""
         self._taken[taken.id] = taken
-        if len(self._taken) > _MOST:
+        closed = taken.received_at - timedelta(seconds=WINDOW_S)
+        while next(iter(self._taken.values())).received_at <= closed:
             self._taken.popitem(last=False)
 
     def remove(self, alert_id: str) -> None:

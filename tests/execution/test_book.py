@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from kekbridge.execution import transitions
-from kekbridge.execution.book import Book, with_ms_times
+from kekbridge.execution.book import MOST_FILLS, Book, with_ms_times
 from kekbridge.model import (
     UNCOMMITTED,
     ZERO,
@@ -464,11 +464,11 @@ def test_reported_exits_are_a_row_of_their_entry(book: Book, rows: list[Entry]) 
 
 def test_forgotten_fills_are_looked_up(book: Book) -> None:
     """Only so many are remembered: a trade from before them may be stored, and is never counted twice unseen."""
-    count = 20_010
+    count = MOST_FILLS + 10
     for number in range(count):
         reported = fill(trade_id=str(number), order_id="x", executed_at=NOW + timedelta(milliseconds=number))
         book.record_fill(reported, order=None)
-    assert len(book._fills) == 20_000
+    assert len(book._fills) == MOST_FILLS
     old, kept = fill(trade_id="3", executed_at=NOW + timedelta(milliseconds=3)), fill(trade_id=str(count - 1))
     unknown = fill(trade_id="new", executed_at=NOW + timedelta(days=1))
     assert book.unknown_trades([old, kept, unknown]) == ("3",)

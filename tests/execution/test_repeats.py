@@ -66,8 +66,11 @@ def test_an_alert_that_was_not_stored_is_forgotten() -> None:
     assert found(made) is None
 
 
-def test_memory_is_bounded() -> None:
-    """However many alerts a minute brings."""
-    made = recent(*(taken(str(number), fingerprint=str(number), markets=()) for number in range(10_000)))
-    assert found(made, fingerprint="0", markets=()) is None
-    assert found(made, fingerprint="9999", markets=()) == "9999"
+def test_only_the_last_minute_is_remembered() -> None:
+    """However many alerts it brings, the first of them can be repeated; what is older takes no memory."""
+    made = recent(
+        *(taken(f"{number}", number / 100, fingerprint=f"{number}", markets=("BTC",)) for number in range(10_000))
+    )
+    assert len(made._taken) == 6_000
+    made = recent(*(taken(f"{number}", fingerprint=f"{number}", markets=(f"{number}",)) for number in range(10_000)))
+    assert found(made, fingerprint="0", markets=["0"]) == "0"
