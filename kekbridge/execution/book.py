@@ -48,7 +48,7 @@ from kekbridge.store.settings import ACCOUNT, TradingControl
 # Ended orders remembered: news of one may have been on their way when it ended.
 _MOST_ENDED: Final = 1_000
 #: Fills remembered, so that the same trade from the stream and from a query counts once; older ones are looked up.
-MOST_FILLS: Final = 5_000
+MOST_FILLS: Final = 2_000
 _NEVER_REACHED: Final = (OrderStatus.DENIED, OrderStatus.EXPIRED, OrderStatus.REJECTED)
 _TIMES: Final = ("created_at", "expires_at", "next_attempt_at", "submitted_at", "accepted_at", "finished_at")
 _Kind = tuple[bool, bool, bool, bool]  # of a sum: is_entry, is_buy, is_resting, is_margined

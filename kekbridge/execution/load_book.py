@@ -26,6 +26,8 @@ from kekbridge.store import (
 )
 
 _FILLS_FOR: Final = timedelta(days=2)
+# Fills read to find since when a webhook holds its part of a position.
+_MOST_FILLS_SINCE_FLAT: Final = 5_000
 
 
 def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: RateLimits, now: datetime) -> None:
@@ -49,7 +51,7 @@ def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: Rate
             book.set_entrant(symbol, entrant)
     for position in positions.list_all(connection):
         if position.margin_mode is MarginMode.CROSS:
-            found = fills.since_flat(connection, position.symbol, position.quantity, limit=MOST_FILLS)
+            found = fills.since_flat(connection, position.symbol, position.quantity, limit=_MOST_FILLS_SINCE_FLAT)
             book.holdings.load(position.symbol, found)
     for webhook in webhooks.list_all(connection):
         load_webhook(connection, book, webhook, now=now)
