@@ -50,7 +50,7 @@ _SETTINGS: dict[str, Any] = {
     "risk.rate_per_minute": 0,
     "risk.rate_per_hour": 0,
     "risk.rate_per_day": 0,
-    # Ten times the published limits: at the published ones each start waits a second to read the leverages a second time.
+    # Ten times the published limits: tests send in bursts.
     "exchange.rate_factor": 10,
 }
 # Short waits: an unknown order is resolved within a second, by the same rules.

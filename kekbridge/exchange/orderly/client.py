@@ -468,7 +468,7 @@ class OrderlyExchange:
             return Rejected("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")
         if not self._sync.knows_leverage:
             try:
-                await self._sync.read_leverages()
+                await self._sync.learn_leverages()
             except errors.ExchangeUnavailable as error:
                 return Retryable(error.code, f"the leverage in force could not be read: {error.message}")
         if self._account_state.leverage_of(symbol) == leverage:

@@ -72,6 +72,7 @@ class AccountSync:
         self.hears_leverage: Callable[[], bool] = lambda: False
         self._is_leverage_synced = False  # the leverages were read after the stream began to report them
         self._leverage_read_at: float | None = None
+        self._leverage_lock = asyncio.Lock()
         self._margin_modes: dict[str, MarginMode] = {}
         self._leverages: dict[tuple[str, MarginMode], Decimal] = {}  # as last read, reported or set
         self._setting: dict[tuple[str, MarginMode], Decimal] = {}  # leverages that we are setting
@@ -186,8 +187,13 @@ class AccountSync:
             self.on_event(LeverageChanged(symbol, mode, before, leverage))
             self.on_account()
 
-    async def read_leverages(self) -> None:
-        """Read the leverages of every market now, from the exchange. Raises ExchangeUnavailable."""
+    async def learn_leverages(self) -> None:
+        """Return once a read of the leverages has ended; orders that wait for them share one. Raises ExchangeUnavailable."""
+        async with self._leverage_lock:
+            if not self.knows_leverage:
+                await self._read_leverages()
+
+    async def _read_leverages(self) -> None:
         was_heard, begun = self.hears_leverage(), self._settings_begun
         started_at = asyncio.get_running_loop().time()
         found = await self._account_api.leverages()
@@ -209,6 +215,8 @@ class AccountSync:
                 await self.refresh()
                 if self._is_resync_due:
                     await self._resync()
+                if self._is_due("leverages", _INFO_INTERVAL):
+                    await self._read_margin_settings()
                 failures = 0
             except ExchangeUnavailable as error:
                 failures += 1
@@ -228,7 +236,11 @@ class AccountSync:
             pass  # the timer is due
 
     async def refresh(self) -> AccountSnapshot:
-        """Read everything that is due. Raises ExchangeUnavailable if any of it gave no usable reply."""
+        """Read everything that is due. Raises ExchangeUnavailable if any of it gave no usable reply.
+
+        Only `run` reads the leverages again, because of their limit of one read a second: at the start, what waits for the account would
+        wait for the read that follows the stream's connection. Until that has its reply, `knows_leverage` is false.
+        """
         async with self._refresh_lock:
             before = self._account_key()
             steps: list[Coroutine[Any, Any, None]] = [self._read_positions()]
@@ -238,8 +250,8 @@ class AccountSync:
                 steps.append(self._read_rules())
             if self._is_due("info", _INFO_INTERVAL):
                 steps.append(self._read_info())
-            if self._is_due("leverages", _INFO_INTERVAL):
-                steps.append(self._read_leverages())
+            if self._leverage_read_at is None:
+                steps.append(self._read_margin_settings())
             if not self.has_marks():
                 steps.append(self._read_marks())
             for result in await asyncio.gather(*steps, return_exceptions=True):
@@ -315,15 +327,17 @@ class AccountSync:
             log.warning("account_settings_not_readable", code=error.code, error=error.message)
         self._last_read_at["info"] = self._clock()
 
-    async def _read_leverages(self) -> None:
+    async def _read_margin_settings(self) -> None:
+        """Leverages and margin modes."""
+        self._last_read_at["leverages"] = self._clock()  # if the stream connects before the reply, the next read is due
         try:
-            await self.read_leverages()
+            async with self._leverage_lock:
+                await self._read_leverages()
             await self._read_margin_modes()
         except ExchangeUnavailable as error:
             if self._leverage_read_at is None:
                 raise  # without leverage no order can be checked
             log.warning("account_settings_not_readable", code=error.code, error=error.message)
-        self._last_read_at["leverages"] = self._clock()
 
     async def _read_margin_modes(self) -> None:
         modes = await self._account_api.margin_modes()
