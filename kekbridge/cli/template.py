@@ -104,9 +104,14 @@ def template(
         resolve_context(ctx, data_dir, config), MakeTemplate(webhook=name, kind=kind, profile=profile, fields=fields)
     )
     steps = list(template_steps(kind, made["webhookUrl"]))
+    if output is not None:
+        _write(made["message"], output)
+    if copy:
+        _copy_to_clipboard(made["message"])
     if as_json:
         names = ("message", "webhookUrl", "explanation", "free", "unbounded", "risk", "problems")
-        render.as_json({name: made[name] for name in names} | {"steps": steps})
+        file = None if output is None else str(output)
+        render.as_json({name: made[name] for name in names} | {"steps": steps, "file": file})
         return
     for problem in made["problems"]:
         render.note(f"warning: {problem}")
@@ -116,12 +121,9 @@ def template(
     if output is None:
         render.line(made["message"])
     else:
-        _write(made["message"], output)
         render.note(f"Message: {output}")
     sys.stdout.flush()  # the message comes between the warnings and the steps
     _print_notes(made, steps)
-    if copy:
-        _copy_to_clipboard(made["message"])
 
 
 def _print_notes(made: dict[str, Any], steps: list[str]) -> None:

@@ -571,6 +571,18 @@ def test_a_message_in_a_file_is_for_its_owner_only(run: Any, tmp_path: Path) -> 
     assert (refused.code, "cannot be written" in refused.err) == (2, True)
 
 
+def test_a_template_in_json_names_the_file_it_wrote(run: Any, tmp_path: Path) -> None:
+    """--json changes what is printed, not what is done: --output writes the same message; without it `file` is null."""
+    run("webhook", "create", "main")
+    file = tmp_path / "alert.json"
+    printed = run("template", "main", "--kind", "ping", "--output", str(file), "--json").data
+    assert (printed["file"], printed["message"] + "\n") == (str(file), file.read_text())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert run("template", "main", "--json").data["file"] is None
+    refused = run("template", "main", "--output", str(tmp_path / "none" / "alert.json"), "--json")
+    assert (refused.code, "cannot be written" in refused.err) == (2, True)
+
+
 def test_templates_use_the_newest_pair(run: Any) -> None:
     """After a rotation the template contains the new key; the old secret is no longer shown."""
     run("webhook", "create", "main")
