@@ -292,11 +292,19 @@ def i11_codes_are_published(evidence: Evidence) -> list[str]:
 
 
 def i12_counts_add_up(evidence: Evidence) -> list[str]:
-    """Every alert with a response below 500 other than 401, 403, 413 and 429 is stored once; nothing is stored that was not sent."""
+    """Every alert with a response below 500 other than 401, 403, 413 and 429 is stored once; nothing is stored that was not sent.
+
+    One that was refused or denied claims no identity: if its answer is lost, the resend is judged and stored again.
+    """
     sent = {one.alert_id for one in evidence.sent}
     stored = Counter(alert["alert_id"] for alert in evidence.alerts if alert["identity"])
     refused = {one.alert_id for one in evidence.sent if any(a in (401, 403, 413, 429) for a in one.answers)}
-    found = [f"I12 {name}: stored {count} times" for name, count in stored.items() if count > 1]
+    taken = Counter(
+        alert["alert_id"]
+        for alert in evidence.alerts
+        if alert["identity"] and alert["status"] not in ("refused", "denied")
+    )
+    found = [f"I12 {name}: stored {count} times" for name, count in taken.items() if count > 1]
     found += [f"I12 {name}: stored, but never sent" for name in stored if sent and name not in sent]
     found += [
         f"I12 {one.alert_id}: answered {one.answers}, not stored"

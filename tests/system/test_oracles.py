@@ -89,6 +89,7 @@ def test_correct_evidence_has_no_findings(tmp_path: Path) -> None:
         (oracles.i11_codes_are_published, {"orders": with_changes(code="made_up")}),
         (oracles.i12_counts_add_up, {"alerts": []}),
         (oracles.i12_counts_add_up, {"sent": [Sent("a2", [200])]}),
+        (oracles.i12_counts_add_up, {"alerts": lambda rows: [*rows, {**rows[0], "id": "02"}]}),
     ],
 )
 def test_each_oracle_finds_its_violation(
@@ -97,6 +98,13 @@ def test_each_oracle_finds_its_violation(
     """An oracle that cannot fail proves nothing."""
     assert oracle(evidence(tmp_path)) == []
     assert oracle(evidence(tmp_path, **changes)) != []
+
+
+@pytest.mark.parametrize("status", ["refused", "denied"])
+def test_an_alert_that_was_not_taken_may_be_stored_again(tmp_path: Path, status: str) -> None:
+    """It claims no identity: a sender whose answer was lost sends it again, and it is judged again."""
+    twice = {"alerts": lambda rows: [{**rows[0], "id": name, "status": status} for name in ("01", "02")]}
+    assert oracles.i12_counts_add_up(evidence(tmp_path, **twice)) == []
 
 
 def test_a_secret_in_a_file_is_found(tmp_path: Path) -> None:
