@@ -93,6 +93,20 @@ def sanitize(text: str) -> str:
     )
 
 
+def clip_words(text: str, longest: int) -> str:
+    """A sentence of at most `longest` characters: if it is longer, its first words and "…", so that no date or amount is cut inside.
+
+    A word that alone fills more than half of them is cut, as an address or a list without spaces would be lost.
+    """
+    if len(text) <= longest:
+        return text
+    head = text[: longest - 1]
+    words = head if text[longest - 1].isspace() else head.rpartition(" ")[0]
+    if len(words) < longest // 2:
+        words = head
+    return f"{words.rstrip(' ,;:(')}…"
+
+
 def escape_unprintable(text: str, *, keep: str = "") -> str:
     r"""Make characters visible that a terminal or log would act on: `\x1b`, `\u202e`. Those in `keep` stay."""
     if text.isprintable():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kekbridge.formatting import (
     age,
     amount,
+    clip_words,
     clock,
     duration,
     escape_unprintable,
@@ -65,6 +66,28 @@ def test_money_is_rounded_for_reading(value: str, text: str) -> None:
 def test_used_share_of_a_limit(used: str, limit: str, share: str | None) -> None:
     """From the leading numbers; None if there are none."""
     assert used_share(used, limit) == (None if share is None else Decimal(share))
+
+
+@pytest.mark.parametrize(
+    ("text", "longest", "shown"),
+    [
+        ("read up to 10:30", 16, "read up to 10:30"),
+        ("read up to 10:30 UTC", 16, "read up to…"),
+        ("read up to 10:30 UTC", 17, "read up to 10:30…"),
+        ("lost: BTC, ETH, SOL", 13, "lost: BTC…"),
+        ("x" * 30, 10, "x" * 9 + "…"),
+        ("no " + "x" * 30, 10, "no " + "x" * 6 + "…"),
+    ],
+)
+def test_a_sentence_is_cut_between_words(text: str, longest: int, shown: str) -> None:
+    """Half a date or amount reads as another one; a word without an end is cut all the same, and the cut is visible."""
+    assert clip_words(text, longest) == shown
+
+
+@given(st.text(), st.integers(min_value=2, max_value=30))
+def test_a_cut_text_is_within_its_limit(text: str, longest: int) -> None:
+    """For any text."""
+    assert len(clip_words(text, longest)) <= longest
 
 
 def test_escaping_leaves_ordinary_text_alone() -> None:

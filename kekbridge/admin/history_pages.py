@@ -15,7 +15,7 @@ from htpy import Renderable
 from kekbridge.admin.elements import moment_element, status, table, with_code
 from kekbridge.admin.service import AdminService, conditions_in_force
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import SHORT_ID, to_jsonable
+from kekbridge.formatting import SHORT_ID, clip_words, to_jsonable
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.ops import queries
 from kekbridge.ops.known_names import event_kinds
@@ -30,6 +30,7 @@ _SHOWN: Final = (
     ("bridge", "Bridge only"),
     ("all", "Everything"),
 )
+# Of the figures of an event without a text of its own; its alert's page has all of them.
 _LONGEST_DETAIL: Final = 240
 _PERIODS: Final = (("", "Any time"), ("1", "24 hours"), ("7", "7 days"), ("30", "30 days"))
 _LONGEST_NUMBER: Final = 15
@@ -138,7 +139,7 @@ def _events(events: list[dict[str, Any]], now: datetime) -> Renderable:
             status(one["severity"]) if one["severity"] else None,
             one["kind"].replace("_", " "),
             h.a(href=f"/log/{one['alertId']}")[one["alertId"][:SHORT_ID]] if one["alertId"] else None,
-            one["words"] if one["severity"] else h.span(class_="dim")[_clipped(one["words"])],
+            one["words"] if one["severity"] else h.span(class_="dim")[clip_words(one["words"], _LONGEST_DETAIL)],
         )
         for one in events
     ]
@@ -149,11 +150,6 @@ def _events(events: list[dict[str, Any]], now: datetime) -> Renderable:
         keys=[f"event-{one['sequence']}" for one in events],
         phone=("first", "first", "off", "first", "second"),
     )
-
-
-def _clipped(words: str) -> str:
-    """The figures of an event without a text of its own, shortened: its alert's page has all of them."""
-    return words if len(words) <= _LONGEST_DETAIL else f"{words[:_LONGEST_DETAIL]}…"
 
 
 def _links(chosen: Mapping[str, str], events: list[dict[str, Any]], before: int | None) -> Renderable:

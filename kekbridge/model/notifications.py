@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from kekbridge import formatting
-from kekbridge.formatting import did_you_mean, sanitize
+from kekbridge.formatting import clip_words, did_you_mean, sanitize
 
 Severity = Literal["info", "warning", "failure"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "failure")
@@ -277,7 +277,7 @@ def describe_event(
         for name, value in (facts if figures is None else figures).items()
         if name != "fingerprint" and value not in (None, "") and not isinstance(value, Mapping | list | tuple)
     )
-    return None, f"{kind.replace('_', ' ')}: {listed}"[:_LONGEST_LINE].rstrip(" :")
+    return None, clip_words(f"{kind.replace('_', ' ')}: {listed}".rstrip(" :"), _LONGEST_LINE)
 
 
 def _display(facts: Mapping[str, Any], zone: tzinfo | None) -> dict[str, Any]:
@@ -357,7 +357,7 @@ def fill_template(template: str, facts: Mapping[str, Any], zone: tzinfo | None =
         return match[0][0] if match[1] is None else as_text(facts.get(match[1]), zone)
 
     line = " ".join(sanitize(_PLACEHOLDER.sub(substitute, template)).split())
-    return line.replace(" ()", "").strip(" :;,").rstrip(" .(")[:_LONGEST_LINE]
+    return clip_words(line.replace(" ()", "").strip(" :;,").rstrip(" .("), _LONGEST_LINE)
 
 
 def as_text(value: object, zone: tzinfo | None = UTC) -> str:
@@ -370,7 +370,7 @@ def as_text(value: object, zone: tzinfo | None = UTC) -> str:
         text = f"{value.astimezone(zone):%Y-%m-%d %H:%M} {formatting.zone_name(value, zone)}"
     else:
         text = str(getattr(value, "value", value))
-    return sanitize(text)[:_LONGEST_VALUE]
+    return clip_words(sanitize(text), _LONGEST_VALUE)
 
 
 def check_level(kind: str, level: str) -> Level:

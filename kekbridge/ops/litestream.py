@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from kekbridge.config import ReplicaSettings
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import sanitize
+from kekbridge.formatting import clip_words, sanitize
 from kekbridge.store.connections import FILE_NAME
 
 PROGRAM: Final = "litestream"
@@ -200,4 +200,4 @@ def failure(text: str) -> str:
         last = ": ".join(str(entry[name]) for name in ("msg", "error") if name in entry)
     except (ValueError, TypeError):
         pass
-    return sanitize(_OPENING.sub("", last))[:300]
+    return clip_words(sanitize(_OPENING.sub("", last)), 300)

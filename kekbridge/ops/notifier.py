@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from kekbridge.config import Notify
 from kekbridge.errors import StoreUnavailable
+from kekbridge.formatting import clip_words
 from kekbridge.formatting import clock as clock_time
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
@@ -275,7 +276,7 @@ def compose(
         if now - worst.at > _SHOWS_TIME_AFTER or not body:
             at = clock_time(worst.at, now, zone)
             body = f"{body} (at {at})" if body else f"at {at}"
-        return f"{prefix}{worst.message.title}"[:_LONGEST_TITLE], body
+        return clip_words(f"{prefix}{worst.message.title}", _LONGEST_TITLE), body
     shown, rest = _most_important(lines)
     body = "\n".join(
         f"{clock_time(each.at, now, zone)}  {each.message.line}"
@@ -290,7 +291,7 @@ def compose(
     head = f"quiet hours, {len(lines)} events: " if is_digest else ""
     end = "" if is_digest else f", and {len(lines) - 1} more"
     room = _LONGEST_TITLE - len(prefix) - len(head) - len(end)
-    return f"{prefix}{head}{worst.message.title[:room]}{end}", body
+    return f"{prefix}{head}{clip_words(worst.message.title, room)}{end}", body
 
 
 def _worst(lines: Sequence[_Line]) -> _Line:

@@ -24,7 +24,7 @@ import aiohttp
 
 from kekbridge.config import ReplicaSettings
 from kekbridge.errors import ConfigError
-from kekbridge.formatting import duration, sanitize
+from kekbridge.formatting import clip_words, duration, sanitize
 from kekbridge.log import get_logger
 from kekbridge.ops import litestream
 from kekbridge.ops.conditions import Conditions
@@ -238,7 +238,7 @@ class Replication:
                         self._up_to, self._problem = asked_at, ""
                     else:
                         reason = answer.get("error") if isinstance(answer, dict) else None
-                        self._problem = sanitize(str(reason or answer))[:300]
+                        self._problem = clip_words(sanitize(str(reason or answer)), 300)
                 except TimeoutError:
                     self._problem = f"the target did not take the changes within {_ANSWER_WITHIN_S} s"
                 except (aiohttp.ClientError, OSError, ValueError):

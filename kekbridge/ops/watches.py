@@ -168,12 +168,16 @@ def late_records(connection: sqlite3.Connection, now: datetime, *, reconcile_eve
     """What of the account's records was not read completely for long before `now`, by the exchange's clock, as texts."""
     found = read_positions.read_all(connection)
     allowed = max(_LATE_RECORDS, timedelta(seconds=3 * reconcile_every_s))
-    return [
-        f"{kind.value} of the account: read completely "
-        + (f"up to {found[kind]:%Y-%m-%d %H:%M} UTC only" if kind in found else "not at all yet")
-        for kind in RecordKind
-        if kind not in found or now - found[kind] > allowed
-    ]
+    late: dict[str, list[str]] = {}
+    for kind in RecordKind:
+        if kind not in found or now - found[kind] > allowed:
+            read = (
+                f"read completely up to {found[kind]:%Y-%m-%d %H:%M} UTC only"
+                if kind in found
+                else "not read completely yet"
+            )
+            late.setdefault(read, []).append(kind.value)
+    return [f"{', '.join(kinds)} of the account: {read}" for read, kinds in late.items()]
 
 
 class RecordsWatch:

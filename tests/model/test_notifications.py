@@ -18,6 +18,7 @@ from kekbridge.model.notifications import (
     check_event,
     check_level,
     check_template,
+    describe_event,
     fill_template,
     render_message,
     render_notification,
@@ -424,6 +425,19 @@ def test_hostile_values_stay_on_one_line() -> None:
     assert rendered is not None
     assert rendered[1].startswith("job {error} fake failed: [2Jxxx")
     assert len(rendered[1]) < 500
+
+
+def test_no_value_of_a_notification_is_cut_inside_a_word() -> None:
+    """Values are cut at 200 characters and lines at 1,000: between words, and visibly."""
+    times = "; ".join(f"trades: read up to 2026-01-15 10:{minute} UTC only" for minute in range(10, 60))
+    for kind in ("records_incomplete", "new_kind"):
+        shown = describe_event(kind, {"detail": times})[1]
+        assert len(shown) > 150
+        assert shown.endswith("…")
+        assert shown.rstrip("…").split()[-1] in times.split()
+    figures = describe_event("new_kind", {f"f{number}": "10:30" for number in range(200)})[1]
+    assert len(figures) <= 1000
+    assert re.search(r"(10:30|f\d+)…$", figures)
 
 
 @given(st.text(), st.dictionaries(st.sampled_from(["symbol", "side", "error"]), st.text()))

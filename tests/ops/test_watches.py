@@ -19,9 +19,10 @@ from kekbridge.exchange.base import Health, KeyInfo
 from kekbridge.execution import transitions
 from kekbridge.model import Limits, OrderStatus, WebhookSettings
 from kekbridge.model.admission import Decision
+from kekbridge.model.notifications import describe_event
 from kekbridge.ops.conditions import Conditions
 from kekbridge.ops.expiry import ExpiryWatch, record_renewal, served_until
-from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, RecordsWatch
+from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, RecordsWatch, late_records
 from kekbridge.store import journal, read_positions, webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
@@ -167,6 +168,23 @@ async def test_incomplete_records_are_published(
     await watch.run()
     late = "funding of the account: read completely up to 2026-01-15 10:30 UTC only"
     assert (news()[-1].kind, news()[-1].data["detail"]) == ("records_incomplete", late)
+
+
+def test_records_that_are_late_together_are_one_text(database: Database) -> None:
+    """An exchange that does not answer stops all kinds at once: the time is said once, and a notification shows all of it."""
+
+    def late() -> list[str]:
+        return database.read_now(late_records, NOW + timedelta(hours=1), reconcile_every_s=60)
+
+    with database.transaction() as connection:
+        for kind in set(RecordKind) - {RecordKind.TRANSFERS}:
+            read_positions.move(connection, kind, NOW)
+    assert late() == [
+        "trades, liquidations, positions, funding of the account: read completely up to 2026-01-15 10:30 UTC only",
+        "transfers of the account: not read completely yet",
+    ]
+    shown = describe_event("records_incomplete", {"detail": "; ".join(["1 order lacks a fill", *late()])})[1]
+    assert shown.endswith("not read completely yet")
 
 
 # ---------------------------------------------------------------------------------------------------------------- disk

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kekbridge.formatting import sanitize
+from kekbridge.formatting import clip_words, sanitize
 
 _MAX_CHARACTERS = 160
 _MAX_BRACKETS = 8_000
@@ -127,7 +127,7 @@ def sanitize_line(value: object) -> str:
     """Text from outside as one log line: printable characters only, at most 160; empty for anything but text."""
     if not isinstance(value, str):
         return ""
-    return " ".join(sanitize(value[: 4 * _MAX_CHARACTERS]).split())[:_MAX_CHARACTERS]
+    return clip_words(" ".join(sanitize(value[: 4 * _MAX_CHARACTERS]).split()), _MAX_CHARACTERS)
 
 
 def _excerpt(body: bytes) -> str:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from kekbridge.connections.server import SERVER_NAME, BoundedServer, bind
 from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.formatting import sanitize
+from kekbridge.formatting import clip_words, sanitize
 from kekbridge.vault.files import read_private, write_private
 
 if TYPE_CHECKING:
@@ -263,4 +263,4 @@ def _validation_failure(error: Any, domain: str) -> str:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(sanitize(str(error)).split())[:300] or type(error).__name__
+    return clip_words(" ".join(sanitize(str(error)).split()), 300) or type(error).__name__

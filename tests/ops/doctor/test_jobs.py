@@ -77,7 +77,7 @@ def test_incomplete_records_are_named(database: Database, tmp_path: Path) -> Non
     with database.transaction() as connection:
         for kind in set(RecordKind) - {RecordKind.FUNDING}:
             read_positions.move(connection, kind, NOW)
-    assert run_checks(database, tmp_path)["records"].text == "funding of the account: read completely not at all yet"
+    assert run_checks(database, tmp_path)["records"].text == "funding of the account: not read completely yet"
     with database.transaction() as connection:
         read_positions.move(connection, RecordKind.FUNDING, NOW - timedelta(hours=1))
     found = run_checks(database, tmp_path)["records"]
