@@ -99,6 +99,13 @@ class Report:
         found = [*self.findings.failures, *self.errors]
         if not self.early():
             return [*found, f"only {self.samples[-1].alerts} alerts were sent; make the run longer"]
+        after = sum(one.alerts >= self.first_alerts for one in self.samples)
+        if after < 2 * _SAMPLES:
+            return [
+                *found,
+                f"{after} samples after {self.first_alerts:,} alerts, expected at least {2 * _SAMPLES}: the first and the last {_SAMPLES}"
+                " are compared, and here they overlap; make the run longer",
+            ]
         if self.growth() > MOST_GROWTH:
             found.append(f"memory grew to {self.growth():.2f} of what it was after {self.first_alerts:,} alerts")
         if self.files_more() > MOST_FILES_MORE:
