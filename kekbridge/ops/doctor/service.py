@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+from kekbridge.formatting import clip_words, sanitize
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
 from kekbridge.ops.health import ask
@@ -14,6 +16,10 @@ from kekbridge.store.lock import DaemonLock
 
 UNIT: Final = "kekbridge.service"
 _TIMEOUT_S: Final = 3.0
+_SYSTEMD: Final = Path("/run/systemd/system")  # is there while systemd runs the machine, sd_booted(3)
+_LONGEST_REASON: Final = 120
+# How systemctl before version 254 says that a unit does not exist; since then it prints not-found.
+_NO_SUCH_UNIT: Final = f"Failed to get unit file state for {UNIT}: No such file or directory"
 
 
 def daemon_checks(data_dir: Path, url: str) -> list[Check]:
@@ -48,15 +54,20 @@ def daemon_checks(data_dir: Path, url: str) -> list[Check]:
     return lines
 
 
-def systemd_checks(mode: Mode) -> list[Check]:
-    """Check that the unit is installed, enabled and running; no check without systemd."""
+def systemd_checks(mode: Mode, *, systemd: Path = _SYSTEMD) -> list[Check]:
+    """Check that the unit is installed, enabled and running; no check without systemd, whose directory is `systemd`."""
     systemctl = shutil.which("systemctl")
-    if systemctl is None or not Path("/run/systemd/system").is_dir():
+    if systemctl is None or not systemd.is_dir():
         return []
-    enabled, active = (_query(systemctl, verb) for verb in ("is-enabled", "is-active"))
-    if enabled in ("", "not-found"):
-        level: Any = "ok" if mode is Mode.PAPER else "warning"
-        return [Check("systemd", level, "no unit is installed", "`kekbridge install-systemd`")]
+    missing: Any = "ok" if mode is Mode.PAPER else "warning"
+    try:
+        enabled, active = (_query(systemctl, verb) for verb in ("is-enabled", "is-active"))
+    except _NoAnswer as failure:
+        text = f"unknown: systemd cannot be asked from here ({failure})"
+        fix = f"`systemctl status {UNIT}` on the machine itself; a bridge in a container is started by the container's restart policy"
+        return [Check("systemd", missing, text, fix)]
+    if enabled == "not-found":
+        return [Check("systemd", missing, "no unit is installed", "`kekbridge install-systemd`")]
     if active == "failed":
         return [Check("systemd", "broken", f"{UNIT} failed", f"journalctl -u {UNIT} -n 50")]
     if enabled != "enabled":
@@ -64,11 +75,29 @@ def systemd_checks(mode: Mode) -> list[Check]:
     return [Check("systemd", "ok", f"{UNIT} is {enabled}, {active}")]
 
 
+class _NoAnswer(Exception):
+    """systemd gave no state: no D-Bus as in most containers, not allowed, too late. The text says why."""
+
+
 def _query(systemctl: str, verb: str) -> str:
+    """The unit's state in systemctl's word. Raises _NoAnswer."""
     try:
         done = subprocess.run(  # noqa: S603 - a found program with constant arguments
-            [systemctl, verb, UNIT], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            [systemctl, verb, UNIT],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
+    except subprocess.TimeoutExpired:
+        raise _NoAnswer(f"no answer within {_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise _NoAnswer(f"{systemctl}: {error.strerror}") from None
+    if state := done.stdout.strip():
+        return state
+    if done.stderr.startswith(_NO_SUCH_UNIT):
+        return "not-found"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    raise _NoAnswer(clip_words(sanitize(lines[-1] if lines else "no reason given").strip(), _LONGEST_REASON))
