@@ -91,5 +91,5 @@ def _connecting(found: Checklist) -> Node:
 def _limiting(found: Checklist) -> Node:
     if found.webhook_id is None:
         return h.a(href="/webhooks/new")["Create a webhook"]
-    link = h.a(href=f"/webhooks/{found.webhook_id}/limits")["Set the largest order and the loss per day"]
+    link = h.a(href=f"/webhooks/{found.webhook_id}/limits")["Set the largest order and the largest loss a day"]
     return h.fragment[link, " of the webhook."]

@@ -55,7 +55,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Its name on the web page."""
+        """Its name on the web page; of a limit, the name that `kekbridge risk show` uses (risk/limits.py)."""
         return _LABELS[self.parameter]
 
     @property
@@ -104,7 +104,7 @@ ROWS: tuple[Row, ...] = (
     Row("--leverage-policy", "limits", "leverage_policy", _as_is, "refuse|lower", "Above it: refuse, or lower it.", choices=_POLICIES),
     Row("--max-open-positions", "limits", "max_open_positions", parsing.count, "N", "Markets with an open position."),
     Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
-    Row("--max-stop-distance", "limits", "max_stop_distance", parsing.ratio, "SHARE", "Farthest stop loss, such as 5%; 20% if required."),
+    Row("--max-stop-distance", "limits", "max_stop_distance", parsing.ratio, "SHARE", "Largest stop distance (5%); 20% if required."),
     Row("--max-slippage", "limits", "max_slippage", parsing.ratio, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
     Row("--max-daily-loss", "limits", "max_daily_loss", parsing.number, "USDC", "Loss of a UTC day after which only exits pass."),
     Row("--max-drawdown", "limits", "max_drawdown", parsing.ratio, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
@@ -132,22 +132,22 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 _LABELS: Mapping[str, str] = {
-    "allowed_symbols": "Markets",
+    "allowed_symbols": "Allowed symbols",
     "min_order_size": "Smallest order (coins)",
     "max_order_size": "Largest order (coins)",
     "max_position_size": "Largest position (coins)",
     "max_notional": "Largest order value (USDC)",
-    "daily_limit": "Traded per day (USDC)",
-    "daily_orders": "Most orders per day",
+    "daily_limit": "Traded a day (USDC)",
+    "daily_orders": "Most orders a day",
     "max_leverage": "Highest leverage",
     "leverage_policy": "Above the highest leverage",
     "max_open_positions": "Most open positions",
     "require_stop_loss": "Stop loss required",
-    "max_stop_distance": "Farthest stop loss",
+    "max_stop_distance": "Largest stop distance",
     "max_slippage": "Largest slippage",
-    "max_daily_loss": "Largest loss per day (USDC)",
+    "max_daily_loss": "Largest loss a day (USDC)",
     "max_drawdown": "Largest drawdown",
-    "cooldown": "Pause between entries",
+    "cooldown": "Cool-down between entries",
     "trading_hours": "Trading hours",
     "rate_per_minute": "Entries per minute",
     "rate_per_hour": "Entries per hour",

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from kekbridge.errors import ConfigError
-from kekbridge.model import Limits, WebhookSettings
+from kekbridge.model import Limits, Usage, WebhookSettings
+from kekbridge.risk.limits import account_limits, describe_usage
 from kekbridge.webhooks import registry
-from kekbridge.webhooks.options import ROW_OF, ROWS, apply, parse, text_of
+from kekbridge.webhooks.options import ROW_OF, ROWS, Row, apply, parse, text_of
+
+NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
+ONE, TENTH = Decimal(1), Decimal("0.1")
+# A value of each limit that `kekbridge risk show` names: all but the leverage policy.
+NAMED: dict[str, Any] = {
+    "allowed_symbols": ("BTC",), "min_order_size": ONE, "max_order_size": ONE, "max_position_size": ONE, "max_notional": ONE,
+    "daily_limit": ONE, "daily_orders": 1, "max_leverage": ONE, "max_open_positions": 1, "require_stop_loss": True,
+    "max_stop_distance": TENTH, "max_slippage": TENTH, "max_daily_loss": ONE, "max_drawdown": TENTH, "cooldown_s": 60,
+    "trading_hours": "Mon-Fri",
+}  # fmt: skip
 
 
 def test_each_setting_has_a_label_of_its_own() -> None:
@@ -19,6 +32,15 @@ def test_each_setting_has_a_label_of_its_own() -> None:
     assert len(set(labels)) == len(labels)
     assert {row.part for row in ROWS if row.is_usual} == {"limits", ""}
     assert ROW_OF["max_notional"].option == "--max-notional"
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.part == "limits" and row.field != "leverage_policy"], ids=lambda row: row.field
+)
+def test_a_limit_has_one_name(row: Row) -> None:
+    """A trader finds the limit that `kekbridge risk show` names on the page that sets it."""
+    (line,) = describe_usage(account_limits(**{row.field: NAMED[row.field]}), Usage(now=NOW), NOW)
+    assert line.name in row.label.lower()
 
 
 @pytest.mark.parametrize(
