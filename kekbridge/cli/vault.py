@@ -71,11 +71,8 @@ def move(
     from kekbridge.vault import move_secrets
 
     context = resolve_context(ctx, data_dir, config)
-    is_running = AlreadyRunning(
-        "already_running", "the bridge is running; stop it, move the secrets, then start it again"
-    )
     if DaemonLock.holder(context.data_dir) is not None:
-        raise is_running
+        raise AlreadyRunning("already_running", "the bridge is running; stop it, move the secrets, then start it again")
     require_own(context.data_dir)
     with _optional_connection(context) as connection:
         mode = _mode(context, connection)
@@ -90,13 +87,8 @@ def move(
     target = open_vault(_with_backend(context, to), mode)
     if not yes:
         typer.confirm(f"Move {', '.join(names)} from {source.title} to {target.title}?", abort=True, err=True)
-    lock = DaemonLock(context.data_dir, is_daemon=False)
-    if not lock.try_acquire():  # a bridge that started meanwhile has the old vault open
-        raise is_running
-    try:
+    with DaemonLock(context.data_dir, is_daemon=False):  # a bridge that started meanwhile has the old vault open
         move_secrets(source, target, names)
-    finally:
-        lock.release()
     if as_json:
         render.as_json({"from": source.name, "to": target.name, "names": names})
         return

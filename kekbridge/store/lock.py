@@ -1,7 +1,8 @@
 """Lock on a data directory: only the process that holds it writes to the database.
 
 A daemon holds it as long as it runs; without a daemon a command takes it for one change. A kernel lock (flock) on a small file, so that
-`kill -9` and a power failure release it. The process id in it is only for error messages.
+`kill -9` and a power failure release it. The file says which process holds it, and whether that is a daemon; what it says is of no account
+while nobody does. Taking the lock and writing that down is one step for a reader: both lock the directory meanwhile.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +20,16 @@ from typing import Final, Self
 from kekbridge.errors import AlreadyRunning, ConfigError
 
 LOCK_FILE = "daemon.lock"
-# `holder` takes a shared lock for an instant; a daemon that starts in that instant must not mistake it for another daemon.
-_RETRY_FOR_S: Final = 0.5
+# A daemon that was killed holds the lock for an instant yet: one that is started in its place waits for it.
+_DAEMON_FOR_S: Final = 0.5
 # A command holds the lock for one change: a daemon that starts meanwhile waits for it.
 _COMMAND_FOR_S: Final = 10.0
 _RETRY_EVERY_S: Final = 0.02
+# The directory is locked for some microseconds. Longer only by a process that was stopped just then, which nobody may wait for.
+_DIRECTORY_FOR_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.001
 _COMMAND: Final = "command"
+_LONGEST_RECORD: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class DaemonLock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, as a daemon; waits for a command that holds it, at most 10 s.
+        """Take the lock; waits for a command that holds it, at most 10 s.
 
         Raises AlreadyRunning, which names the other process, or ConfigError if the directory cannot be used.
         """
@@ -52,7 +59,7 @@ class DaemonLock:
         while not self.try_acquire():
             owner = lock_owner(self._path.parent)
             waited = time.monotonic() - began
-            if owner is not None and waited >= (_RETRY_FOR_S if owner.is_daemon else _COMMAND_FOR_S):
+            if owner is not None and waited >= (_DAEMON_FOR_S if owner.is_daemon else _COMMAND_FOR_S):
                 who = "another kekbridge daemon" if owner.is_daemon else "a kekbridge command"
                 raise AlreadyRunning(
                     "already_running",
@@ -69,18 +76,26 @@ class DaemonLock:
             raise ConfigError(
                 f"lock file {self._path} cannot be opened: {error.strerror}; use another --data-dir"
             ) from None
-        if not _try_lock(file, fcntl.LOCK_EX):
-            os.close(file)
-            return False
-        os.ftruncate(file, 0)
-        os.pwrite(file, (f"{os.getpid()}\n" if self._is_daemon else f"{os.getpid()} {_COMMAND}\n").encode(), 0)
+        with _locked_directory(self._path.parent):
+            if not _try_lock(file, fcntl.LOCK_EX):
+                os.close(file)
+                return False
+            record = (f"{os.getpid()}\n" if self._is_daemon else f"{os.getpid()} {_COMMAND}\n").encode()
+            try:
+                os.pwrite(file, record, 0)  # first: a full disk has room for what replaces as much
+                os.ftruncate(file, len(record))
+            except OSError as error:
+                os.close(file)
+                raise ConfigError(f"lock file {self._path} cannot be written: {error.strerror}") from None
         self._file = file
         return True
 
     def release(self) -> None:
         """Release the lock; calling it twice is harmless. The file stays: if it were removed, two processes could lock two files."""
         if self._file is not None:
-            os.ftruncate(self._file, 0)
+            fcntl.flock(
+                self._file, fcntl.LOCK_UN
+            )  # for a process that was just forked, too: it shares the file until it runs its program
             os.close(self._file)
             self._file = None
 
@@ -102,15 +117,33 @@ class DaemonLock:
 
 def lock_owner(data_dir: Path) -> LockOwner | None:
     """The process that holds the lock of a data directory; None if it is free, or if the lock file cannot be read."""
-    path = data_dir / LOCK_FILE
+    with _locked_directory(data_dir):
+        try:
+            file = os.open(data_dir / LOCK_FILE, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            return None if _try_lock(file, fcntl.LOCK_SH) else _read_owner(file)
+        finally:
+            os.close(file)
+
+
+@contextmanager
+def _locked_directory(data_dir: Path) -> Iterator[None]:
+    """Exclude other processes that take the lock or look who holds it. Goes on without if that is not possible: the lock itself is safe."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return None
+        yield
+        return
     try:
-        return None if _try_lock(file, fcntl.LOCK_SH) else _read_owner(path)
+        give_up_at = time.monotonic() + _DIRECTORY_FOR_S
+        with suppress(OSError):  # a file system without locks on directories
+            while not _try_lock(directory, fcntl.LOCK_EX) and time.monotonic() < give_up_at:
+                time.sleep(_LOOK_EVERY_S)
+        yield
     finally:
-        os.close(file)
+        os.close(directory)
 
 
 def _try_lock(file: int, kind: int) -> bool:
@@ -121,9 +154,9 @@ def _try_lock(file: int, kind: int) -> bool:
     return True
 
 
-def _read_owner(path: Path) -> LockOwner:
+def _read_owner(file: int) -> LockOwner:
     try:
-        pid, _, kind = path.read_text(encoding="ascii").strip().partition(" ")
+        pid, _, kind = os.pread(file, _LONGEST_RECORD, 0).decode("ascii").strip().partition(" ")
         return LockOwner(int(pid), is_daemon=kind != _COMMAND)
     except (OSError, ValueError):
         return LockOwner(0, is_daemon=True)

@@ -7,8 +7,6 @@ import os
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kekbridge.errors import AlreadyRunning, ConfigError, NotFound, StoreUnavailable
+from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
 from kekbridge.execution.book import Book
 from kekbridge.failpoints import VARIABLE
 from kekbridge.model import OrderStatus, TradingState
@@ -27,7 +25,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.journal import Entry
 from kekbridge.store.lock import DaemonLock
 from kekbridge.store.migrations import MIGRATIONS
-from tests.paths import ROOT
+from tests.programs import python
 from tests.store.factories import NOW
 from tests.stored import store_order
 
@@ -39,17 +37,6 @@ def put_key(connection: sqlite3.Connection, key: str, value: object = 1) -> str:
 
 def keys(connection: sqlite3.Connection) -> set[str]:
     return {key for (key,) in connection.execute("SELECT key FROM settings WHERE key <> 'migrated_by'")}
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """A process that runs `code`; stdout is a pipe."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        text=True,
-    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- opening
@@ -542,43 +529,6 @@ def test_command_projects_before_it_changes_anything(database: Database) -> None
     with database.snapshot() as connection:
         assert not projector.is_behind(connection)
         assert projector.position(connection) == journal.head(connection)[0]
-
-
-# -------------------------------------------------------------------------------------------------------------------- lock
-
-
-def test_second_daemon_is_refused_with_the_pid_of_the_first(data_dir: Path) -> None:
-    """Two daemons on one database would send each other's orders."""
-    assert DaemonLock.holder(data_dir) is None
-    with DaemonLock(data_dir):
-        assert DaemonLock.holder(data_dir) == os.getpid()
-        with pytest.raises(AlreadyRunning, match=str(os.getpid())):
-            DaemonLock(data_dir).acquire()
-    assert DaemonLock.holder(data_dir) is None
-    with DaemonLock(data_dir):
-        pass
-
-
-def test_kill_9_releases_the_lock(data_dir: Path) -> None:
-    """No lock file has to be removed by hand after a crash."""
-    code = """
-import sys, time
-from pathlib import Path
-from kekbridge.store.lock import DaemonLock
-DaemonLock(Path(sys.argv[1])).acquire()
-print("locked", flush=True)
-time.sleep(60)
-"""
-    process = python(code, data_dir)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "locked\n"
-    assert DaemonLock.holder(data_dir) == process.pid
-    with pytest.raises(AlreadyRunning, match=str(process.pid)):
-        DaemonLock(data_dir).acquire()
-    process.kill()
-    process.communicate()
-    with DaemonLock(data_dir):
-        assert DaemonLock.holder(data_dir) == os.getpid()
 
 
 async def test_write_behind_a_locked_batch_waits_only_once(database: Database) -> None:
