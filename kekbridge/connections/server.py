@@ -425,6 +425,11 @@ class BoundedServer(web.Server):
                 return await self._answer_with_body(request, peer, self._body_timeout_s)
             return await self._answer(request)
         finally:
+            error = request.content.exception()
+            if error is not None:
+                # It belongs to the request and refers to the frames that read the body, which would keep what has arrived, and themselves,
+                # until the next full collection: thousands of connections with unfinished bodies would fill the memory.
+                error.__traceback__ = None
             self._table.answered(peer, self._loop.time())
             if self._is_paused:
                 self._resume()

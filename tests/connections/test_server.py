@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import weakref
 from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -314,6 +315,39 @@ async def test_turns_follow_each_other_and_end_with_the_connection() -> None:
             assert Reply(await reader.readuntil(b"ok")).status == 200
         await until(lambda: len(order) == 12)
         assert [each for each in order if each != "gone"] == [f"/{number}" for number in range(11)]
+
+
+class _Body(bytearray):
+    """A body, as a handler collects it."""
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_body_that_breaks_off_is_freed_at_once(raises: bool) -> None:
+    """What has arrived of it must not wait for the garbage collector: slow bodies on connections that come again would fill the memory."""
+    collected: list[weakref.ref[_Body]] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        body = _Body()
+        collected.append(weakref.ref(body))
+        try:
+            async for chunk in request.content.iter_any():
+                body += chunk
+        except ConnectionError:
+            if raises:
+                raise
+        return web.Response(text="ok")
+
+    gc.disable()
+    try:
+        async with serving(answer, body_timeout_s=60.0) as served:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n{{{")
+            await until(lambda: bool(collected and collected[0]()))
+            writer.transport.abort()
+            await until(lambda: served.server.open_connections == 0)
+            await until(lambda: collected[0]() is None, deadline_s=5.0)
+    finally:
+        gc.enable()
 
 
 # -------------------------------------------------------------------------------------------------------------- app, files
