@@ -39,10 +39,12 @@ _drawn: set[int] = set()
 def free_port() -> int:
     """Return a port that is free for TCP and UDP, outside the range of outgoing connections; no other test of this run gets the same one.
 
-    Each of xdist's workers draws from its own share of the range, and none draws a port twice.
+    Each of xdist's workers draws from its own share of the range, a campaign from all of it, and none draws a port twice.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
-    share = range(_FIRST_PORT + worker, _LAST_PORT, _SHARES)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    share = range(_FIRST_PORT, _LAST_PORT)
+    if worker is not None:
+        share = share[int(worker.removeprefix("gw")) % _SHARES :: _SHARES]
     for _ in range(1000):
         port = random.choice(share)
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, suppress(OSError):
