@@ -178,7 +178,9 @@ class OrderTracker:
         order = self._book.current(order)  # it may have changed during a query
         self._shown.add(order.client_order_id)
         after = transitions.reported(order, report, now=now)
-        has_later_exits = bool(after.executed_quantity) and not self._exchange.carries_all_exits(after.intent)
+        # Those that its own request carries are watched beside its stop loss; without one, for themselves.
+        carries_all = self._exchange.carries_all_exits(after.intent)
+        has_later_exits = bool(after.executed_quantity) and (not carries_all or after.has_only_take_profits)
         for fill in new_fills:
             self._book.record_fill(fill, order=order)
         position = self._position(after.intent.symbol, after.intent.margin_mode) if after.executed_quantity else None

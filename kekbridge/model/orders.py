@@ -266,6 +266,11 @@ class Order(Struct, frozen=True, kw_only=True):
         return self.is_entry and self.intent.stop_loss is not None and self.executed_quantity > 0
 
     @property
+    def has_only_take_profits(self) -> bool:
+        """True for an entry whose only exits are take-profits."""
+        return self.is_entry and self.intent.stop_loss is None and bool(self.intent.take_profits)
+
+    @property
     def is_settled(self) -> bool:
         """True when the sender can get a final response: the order is final, or rests at the exchange, perhaps for days."""
         if self.status.is_final:

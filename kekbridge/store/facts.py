@@ -81,7 +81,7 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[Verdict, ...] = ()
     #: When the request was signed and sent; None keeps the stored time.
     signed_at: datetime | None = None
-    #: It executed and has take-profits that are orders of their own.
+    #: It executed, and its take-profits are watched: orders of their own, or its only exits.
     has_later_exits: bool = False
     #: The position in its market after its execution, signed, in base units; None: it did not execute, or the position is not known.
     position: Decimal | None = None

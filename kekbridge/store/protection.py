@@ -125,7 +125,7 @@ class ProtectedEntry:
     wants_stop: bool
     #: Its trailing stop was tried and its position is not known to be gone.
     wants_trailing: bool
-    #: It may lack take-profits that its own request could not carry.
+    #: It may lack take-profits: those that its own request could not carry, or its only exits.
     wants_take_profits: bool
 
     @property
@@ -207,7 +207,7 @@ def entries_with_open_exits(connection: sqlite3.Connection) -> tuple[Order, ...]
 
 
 def require_take_profits(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
-    """Record that this executed entry has take-profits to be placed. Calling it again changes nothing."""
+    """Record that this executed entry has take-profits to be placed or watched. Calling it again changes nothing."""
     connection.execute(
         "INSERT INTO ladders (client_order_id, state, updated_at) VALUES (?, 'wanted', ?) ON CONFLICT (client_order_id) DO NOTHING",
         (order.client_order_id, codec.time_text(now)),

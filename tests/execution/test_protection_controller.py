@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from kekbridge.exchange.base import Accepted
 from kekbridge.execution import protection_controller
 from kekbridge.model import Order, OrderStatus, OrderType, Purpose, SideTotals
 from kekbridge.model.notifications import MESSAGES
@@ -442,6 +443,40 @@ async def test_an_open_take_profit_does_not_count_as_a_pending_close(bridge: Bri
     assert usage.pending(BTC) == 0
     _, answer = await bridge.send(action="close", quantity="50%")
     assert D(str(answer["executedQuantity"])) == D("0.01")
+
+
+async def test_a_lost_take_profit_is_placed_again_without_a_stop_beside_it(bridge: Bridge) -> None:
+    """An entry whose only exit is one take-profit: cancelled at the exchange, it is placed again, and it closes the position."""
+    _, answer = await bridge.send(quantity="0.02", takeProfit="2%")
+    assert answer["status"] == "filled"
+    exchange, entry = bridge.daemon.exchange, await bridge.order(answer)
+    report = await exchange.find(entry)
+    assert report is not None
+    assert isinstance(await exchange.cancel_exits(report), Accepted)
+    await _until_live(bridge, "TP_SL")
+    await _until_accepted(bridge, answer)
+    (take_profit,) = await _protective(bridge, answer)
+    assert (take_profit.intent.quantity, take_profit.intent.take_profits[0].trigger_price) == (
+        D("0.02"),
+        entry.intent.take_profits[0].trigger_price,
+    )
+    await bridge.control("prices", {BTC: "66400"})
+    await bridge.until_flat(BTC)
+    await _until_nothing_live(bridge)
+
+
+@pytest.mark.usefixtures("short_lag")
+async def test_a_take_profit_without_a_stop_beside_it_goes_with_its_position(bridge: Bridge) -> None:
+    """Closed by an alert and opened again: it is neither placed again, nor does it close the new position."""
+    await bridge.send(quantity="0.02", takeProfit="1%")
+    assert (await bridge.send(action="close", quantity=None))[1]["status"] == "filled"
+    _, again = await bridge.send(quantity="0.01")
+    assert again["status"] == "filled"
+    await _until_nothing_live(bridge)
+    await bridge.control("prices", {BTC: "66000"})
+    await asyncio.sleep(1.5)  # longer than the controller waits between two looks
+    assert await _live(bridge) == []
+    assert await bridge.positions() == {BTC: D("0.01")}
 
 
 async def test_a_ladder_that_meets_maintenance_is_complete_afterwards(tmp_path: Path) -> None:
