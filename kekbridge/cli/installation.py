@@ -25,14 +25,12 @@ from typing import Final
 
 from kekbridge.cli.form import EXECUTABLE, form
 from kekbridge.cli.program_copy import Account, RunningProgram, run_as
-from kekbridge.cli.units import CREDENTIALS, NAME, SERVICE, SOCKET, UNPACK_DIR, is_in_a_home
+from kekbridge.cli.units import CREDENTIALS, NAME, SERVICE, SOCKET, UNPACK_DIR, is_hidden
 from kekbridge.daemon.control_socket import SERVICE_DATA_DIR, service_place
 from kekbridge.errors import ConfigError, NotFound, OperatorError
 
 MASTER_KEY: Final = "master-key"
 _LONGEST_S: Final = 1000.0  # a start may migrate a large database, for as long as the unit allows
-# What PrivateTmp= hides from the service, besides homes.
-_TEMPORARY: Final = ("/tmp/", "/var/tmp/")  # noqa: S108 - compared only
 
 
 class InstallFailed(OperatorError):
@@ -232,8 +230,8 @@ class Installation:
     def config_for_service(self, config: Path, account: Account) -> Path:
         """The same settings where the service can read them: the file itself, else a copy in /etc. Raises ConfigError."""
         path = config.resolve()
-        is_hidden = is_in_a_home(str(path)) or (str(path).startswith(_TEMPORARY) and not path.is_relative_to(self.root))
-        if not is_hidden and run_as(["test", "-r", str(path)], account).returncode == 0:
+        as_seen = Path("/") / path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        if not is_hidden(as_seen) and run_as(["test", "-r", str(path)], account).returncode == 0:
             return path
         text = path.read_bytes()
         if self.config.exists() and self.config.read_bytes() != text:
@@ -282,6 +280,14 @@ class Systemd:
             return False
         state = call(["systemctl", "is-active", SERVICE], check=False).stdout.strip()
         return state in ("active", "activating", "reloading")
+
+    def check_user_is_free(self, units: Mapping[str, str]) -> None:
+        """Raise InstallFailed while a service of version 0.1 runs: its user has the name, and is gone once it has stopped."""
+        if "\nDynamicUser=yes\n" in units.get(SERVICE, "") and self.is_active():
+            raise InstallFailed(
+                f"the service of version 0.1 runs, nothing was changed; run `sudo systemctl stop {SOCKET} {SERVICE}`, then this"
+                " command again: it keeps data and credentials"
+            )
 
     def start(self) -> None:
         """Start socket and service now and at each boot; returns when the bridge is ready. Raises InstallFailed."""

@@ -1,8 +1,8 @@
 """A copy of the running program that another user can execute: root's own, complete, made without a network.
 
 A package becomes a virtual environment with exactly the distributions that kekbridge needs, copied file by file as their RECORD lists them.
-A zipapp is such a package, too, once it has unpacked itself. The executable stays one file. An interpreter that the user cannot run,
-because it is in a home directory, is copied as well.
+A zipapp is such a package, too, once it has unpacked itself. The executable stays one file. An interpreter that the service
+cannot run, because it is in a home directory, is copied as well.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Final
 import kekbridge
 from kekbridge import __version__
 from kekbridge.cli.form import EXECUTABLE, form, program_file
+from kekbridge.cli.units import is_hidden
 from kekbridge.errors import ConfigError
 
 _NAME: Final = "kekbridge"
@@ -107,7 +108,7 @@ class RunningProgram:
 
     def _copy_environment(self, target: Path, final: Path, account: Account | None, earlier: Path | None) -> None:
         python = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
-        if account is not None and not can_run([str(python), "-I", "-c", "import ssl, sqlite3"], account):
+        if account is not None and not _is_for_the_service(python, account):
             python = _copy_python(python, target / "python", None if earlier is None else earlier / "python")
         _run(
             [str(python), "-I", "-m", "venv", "--without-pip", "--symlinks", str(target / "env")], _library_path(target)
@@ -182,6 +183,12 @@ class RunningProgram:
             for text in found[name].requires or ():
                 waiting += _required(text, extras)
         return found
+
+
+def _is_for_the_service(python: Path, account: Account) -> bool:
+    """True if the service can run this interpreter; a readable one in a home is hidden by the unit."""
+    places = (python, Path(sys.base_prefix).resolve())
+    return not any(map(is_hidden, places)) and can_run([str(python), "-I", "-c", "import ssl, sqlite3"], account)
 
 
 def can_run(command: list[str], account: Account, **environment: str) -> bool:

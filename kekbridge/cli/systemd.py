@@ -113,6 +113,7 @@ def _install(place: Installation, systemd: Systemd, context: CliContext, *, star
             f"version {before} is installed already; `{shlex.join(['sudo', *_command(), 'upgrade'])}` replaces it with"
             f" {running.version_id}"
         )
+    systemd.check_user_is_free(place.read_units())
     account = installation.ensure_account()
     config = None if context.config_file is None else place.config_for_service(context.config_file, account)
     version = place.add(running, account)
@@ -271,9 +272,8 @@ def _purge(paths: list[Path]) -> None:
 
     for path in paths:
         if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path.resolve())  # a service of version 0.1 has a link to /var/lib/private
+        path.unlink(missing_ok=True)
     if installation.find_account() is not None and shutil.which("userdel") is not None:
         installation.call(["userdel", NAME])
 

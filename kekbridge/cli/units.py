@@ -112,6 +112,7 @@ _OF_FORM: Final = {
 }
 _PLAIN: Final = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 _HOMES: Final = ("/home/", "/root/", "/run/user/")
+_TEMPORARY: Final = ("/tmp/", "/var/tmp/")  # noqa: S108 - compared only
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +193,8 @@ def _listen(host: str, port: int) -> str:
 def is_in_a_home(path: str) -> bool:
     """True for what ProtectHome= hides from the service."""
     return path.startswith(_HOMES)
+
+
+def is_hidden(path: Path) -> bool:
+    """True for what ProtectHome= and PrivateTmp= hide from the service, although its user may be able to read it."""
+    return is_in_a_home(str(path)) or str(path).startswith(_TEMPORARY)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from kekbridge.cli.installation import Installation, InstallFailed, NeedsRoot, need_root
+from kekbridge.cli.program_copy import Account
 from kekbridge.cli.units import SERVICE, SOCKET
 from kekbridge.errors import ConfigError
 from tests.cli.conftest import Run
@@ -77,6 +78,20 @@ def test_the_settings_file_is_remembered(place: Installation) -> None:
         assert place.recorded_config() == Path("/srv/k 1.toml")
         place.record(None)
     assert place.recorded_config() is None
+
+
+@pytest.mark.parametrize("path", ["tmp/k.toml", "var/tmp/k.toml", "home/me/k.toml", "root/k.toml"])
+def test_settings_that_the_service_does_not_see_are_copied(place: Installation, path: str) -> None:
+    """It has no homes, and a /tmp of its own: a readable file there is one that it cannot open. Other settings in /etc are kept."""
+    file = place.root / PurePosixPath(path)
+    file.parent.mkdir(parents=True)
+    file.write_text('mode = "paper"\n')
+    nobody = Account(65534, 65534)
+    assert place.config_for_service(file, nobody) == place.config
+    assert place.config.read_text() == 'mode = "paper"\n'
+    file.write_text('mode = "testnet"\n')
+    with pytest.raises(ConfigError, match="other settings"):
+        place.config_for_service(file, nobody)
 
 
 @pytest.mark.parametrize("command", ["install-systemd", "upgrade", "uninstall"])
