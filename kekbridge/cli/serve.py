@@ -94,6 +94,7 @@ def serve(
     the addresses as one line of JSON.
     """
     process.collect_rarely()
+    process.share_heaps()
     overrides = {
         "mode": mode,
         "server.host": host,

@@ -1,4 +1,4 @@
-"""Process-wide settings of the daemon: garbage collection tuned for a long life, and no core dumps."""
+"""Process-wide settings of the daemon: garbage collection and heaps for a long life, and no core dumps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from contextlib import suppress
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4
+# Of mallopt(3), in malloc.h.
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_HEAPS: Final = 2
+_LARGE_BYTES: Final = 128 * 1024
 
 
 def collect_rarely() -> None:
@@ -27,6 +32,18 @@ def freeze_startup_objects() -> None:
     Full collections of everything imported are pauses of 20 to 30 ms in the middle of an alert, and 50 ms of the start.
     """
     gc.freeze()
+
+
+def share_heaps() -> None:
+    """Let all threads share two heaps, and return blocks of 128 KiB and more to the system when they are freed. glibc only.
+
+    Call it before threads start: the C library gives each of them a heap of its own, and keeps in each what was in use at its peak, a tenth
+    of the daemon's memory.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, _HEAPS)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def own_process_ids() -> frozenset[int]:
