@@ -15,6 +15,8 @@ from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions, Json, exam
 from kekbridge.cli.standby import prepare, seal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kekbridge.cli.context import CliContext
     from kekbridge.config import ReplicaSettings
     from kekbridge.ops.standby_record import StandbyRecord
@@ -51,13 +53,13 @@ def replica(
         given = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
         ctx.obj = GlobalOptions(data_dir=data_dir or given.data_dir, config=config or given.config)
         return None
-    context = resolve_context(ctx, data_dir, config)
     if not only_print:
-        return _show_status(context, as_json=as_json)
+        return _show_status(ctx, data_dir, config, as_json=as_json)
     from kekbridge.ops import litestream
     from kekbridge.ops.replication import SOCKET_NAME
     from kekbridge.store.connections import FILE_NAME
 
+    context = resolve_context(ctx, data_dir, config)
     socket = context.data_dir / SOCKET_NAME
     sys.stdout.write(litestream.configuration(_settings(context), context.data_dir / FILE_NAME, socket=socket))
     return None
@@ -71,15 +73,19 @@ def status(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = No
     question. Without a bridge, or on a standby, the newest change at the target is looked up there. Exit code 1 if it is more than
     `replica.warn_after_s` old, or if there is none.
     """
-    return _show_status(resolve_context(ctx, data_dir, config), as_json=as_json)
+    return _show_status(ctx, data_dir, config, as_json=as_json)
 
 
-def _show_status(context: CliContext, *, as_json: bool) -> int:
+def _show_status(ctx: typer.Context, data_dir: Path | None, config: Path | None, *, as_json: bool) -> int:
     from kekbridge.cli import render
+    from kekbridge.cli.as_service import exit_as_service
     from kekbridge.cli.control import bridge_status
 
-    settings = _settings(context)
+    context = resolve_context(ctx, data_dir, config)
     running = bridge_status(context)
+    if running is None:
+        exit_as_service(ctx, data_dir)  # also a standby's
+    settings = _settings(context)
     found = _at_target(context, settings) if running is None else running.get("replica")
     if found is None:
         from kekbridge.errors import ConfigError
