@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXACT: Final = Context(prec=400, traps=[Inexact])
 # Texts of recent values by identity, each with its value, which keeps the identity taken.
 _texts: Final[dict[int, tuple[Any, str]]] = {}
-_REMEMBERED: Final = 1024
+_REMEMBERED: Final = 256
 _FAST: Final = msgspec.json.Encoder(order="sorted")
 _EXPONENT: Final = re.compile(r'"-?[0-9.]+E[+-]?[0-9]+"')
 _quoted: Final = encode_basestring  # the JSON string that the encoder below writes
