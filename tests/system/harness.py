@@ -6,6 +6,7 @@ Used by system tests, campaigns and the benchmark. It uses the command line and 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import random
@@ -89,6 +90,25 @@ def wait_until(condition: Any, *, deadline_s: float = DEADLINE_S, what: str = "t
             return value
         time.sleep(0.05)
     raise AssertionError(f"{what} did not come true within {deadline_s:.0f} s")
+
+
+def catch_up(data_dir: Path) -> None:
+    """Have the daemon that runs on a data directory bring its tables up to date, which lag behind its answers; other processes read them.
+
+    Any operation that reads does that. Nothing happens without a daemon, or if it does not answer.
+    """
+    with suppress(OSError, http.client.HTTPException), socket.socket(socket.AF_UNIX) as connected:
+        directory = os.open(data_dir, os.O_RDONLY)
+        try:
+            connected.settimeout(DEADLINE_S)
+            connected.connect(f"/proc/self/fd/{directory}/control.sock")  # the directory's own path may be too long
+        finally:
+            os.close(directory)
+        connection = http.client.HTTPConnection("bridge")
+        connection.sock = connected
+        connection.request("POST", "/operations/backup-show", "{}", {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        assert reply.status != 404, reply.read()
 
 
 class Process:
@@ -302,6 +322,7 @@ class BridgeProcess:
 
     def cli(self, *arguments: str) -> Any:
         """Run a read command with --json; return its decoded output."""
+        catch_up(self.data_dir)
         return json.loads(self.run(*arguments, "--json"))
 
     def run(self, *arguments: str) -> str:
@@ -310,6 +331,7 @@ class BridgeProcess:
 
     def logs(self, *kinds: str) -> list[dict[str, Any]]:
         """Return every alert and every rejected request, newest last, or the entries of these kinds."""
+        catch_up(self.data_dir)
         lines = self.run("logs", "--json", "--limit", "100000").splitlines()
         found = [json.loads(line) for line in lines]
         return [one for one in found if one["kind"] in (kinds or ("alert", "refusal"))]

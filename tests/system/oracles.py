@@ -20,7 +20,7 @@ from typing import Any
 
 from kekbridge.codes import CODES
 from tests.system.exposure import longest_naked_s
-from tests.system.harness import BridgeProcess, Sent
+from tests.system.harness import BridgeProcess, Sent, catch_up
 
 Row = dict[str, Any]
 
@@ -84,6 +84,7 @@ class Findings:
 
 def gather(bridge: BridgeProcess, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) -> Evidence:
     """Read everything; the daemon may be running or not."""
+    catch_up(bridge.data_dir)
     with sqlite3.connect(f"file:{database_file(bridge)}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
         tables = {

@@ -32,7 +32,7 @@ from kekbridge.model import TradingState
 from kekbridge.ops.trading_operations import ExitsOnly, Halt, Resume
 from tests.system.campaigns.run import SETTINGS
 from tests.system.forked import ForkedBridge
-from tests.system.harness import WEBHOOK_PATH, call, timestamp, wait_until
+from tests.system.harness import WEBHOOK_PATH, call, catch_up, timestamp, wait_until
 from tests.waiting import DEADLINE_S
 
 _ENVIRONMENT = {
@@ -243,6 +243,7 @@ class BridgeStateMachine(RuleBasedStateMachine):
         wait_until(self._is_settled, what="the end of every order")
 
     def _is_settled(self) -> bool:
+        catch_up(self.bridge.data_dir)
         with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=10)) as connection:
             (open_orders,) = connection.execute("SELECT count(*) FROM orders WHERE finished_at IS NULL").fetchone()
             rows = connection.execute("SELECT symbol, quantity FROM positions").fetchall()

@@ -30,6 +30,7 @@ from tests.system.harness import (
     Sent,
     TradingView,
     call,
+    catch_up,
     clean_environment,
     free_port,
     timestamp,
@@ -93,6 +94,7 @@ class Machine:
         return int(found)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        catch_up(self.data_dir)
         with closing(sqlite3.connect(f"file:{self.data_dir / 'kekbridge.db'}?mode=ro", uri=True)) as connection:
             return connection.execute(statement).fetchall()
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.equality import assert_rebuilt_equal
 from tests.system.forked import ForkedBridge
-from tests.system.harness import BridgeProcess, Sent, TradingView, call
+from tests.system.harness import BridgeProcess, Sent, TradingView, call, catch_up
 from tests.system.oracles import Evidence, Findings, database_file, gather, judge
 
 SETTINGS = {
@@ -159,6 +159,8 @@ class Run:
     async def settle(self, *, deadline_s: float = SETTLE_S) -> None:
         """Wait until no order is in flight."""
         await self.until(self.bridge.is_ready)
+        await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
+        await asyncio.to_thread(catch_up, self.bridge.data_dir)  # the tables may not have had the last alerts yet
         await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
         await asyncio.sleep(0.3)  # the last report's transaction, and responses saved in the background
 
