@@ -11,7 +11,6 @@ from kekbridge.ops.vault_operations import ShowVault
 from kekbridge.ops.web_token import read_token
 from kekbridge.store.daemon_addresses import admin_address
 from kekbridge.vault import orderly_secret
-from kekbridge.wallet import signing
 from tests.admin.browser import CHROMIUM, Page, open_page
 from tests.admin.browser_wallet import BrowserWallet
 from tests.admin.test_in_chromium import artifacts
@@ -19,7 +18,7 @@ from tests.bridge import Bridge, running_bridge
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed")
 WALLET_KEY = "06" * 32
-ACCOUNT = signing.account_id(signing.address_of(WALLET_KEY), "kek_ai")
+ACCOUNT = "0xfebdae3d87c07236295bffd62aad3eb12657e2ed05bb40c1dd03b1fa1141c3ef"  # of this key at the broker kek_ai
 
 
 async def sign_in(page: Page, bridge: Bridge) -> str:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from tests import eth_wallet
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment, starting
 from tests.cli.venues import Venue, live_environment, running_venue
 from tests.system.forked import run_forked
@@ -203,8 +202,7 @@ def register_with_wallet(environment: dict[str, str], sign: Callable[[dict[str, 
 
 def sign_in_wallet(message: dict[str, Any]) -> str:
     """Sign typed data with the test wallet's key."""
-    signed = Account.sign_message(encode_typed_data(full_message=message), private_key="0x" + WALLET_KEY)
-    return "0x" + bytes(signed.signature).hex()
+    return eth_wallet.signature(message, WALLET_KEY)
 
 
 def test_signing_in_a_wallet_registers_a_new_account_and_its_key(tmp_path: Path) -> None:
@@ -233,8 +231,7 @@ def test_another_wallets_signature_is_not_sent(tmp_path: Path) -> None:
         assert run_forked("keys", "generate", environment=environment).returncode == 0
 
         def sign_other(message: dict[str, Any]) -> str:
-            signed = Account.sign_message(encode_typed_data(full_message=message), private_key="0x" + "02" * 32)
-            return "0x" + bytes(signed.signature).hex()
+            return eth_wallet.signature(message, "02" * 32)
 
         code, _, errors = register_with_wallet(environment, sign_other)
         assert code == 2

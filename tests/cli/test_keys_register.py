@@ -13,13 +13,12 @@ from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS
 from tests.cli.processes import KEKBRIDGE, bare_environment
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import live_environment, running_venue
+from tests.eth_wallet import signature
 from tests.system.forked import run_forked
 
 WALLET_KEY = "01" * 32
@@ -32,12 +31,6 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         variables = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
         assert run_forked("keys", "generate", environment=variables).returncode == 0
         yield variables
-
-
-def signature(message: dict[str, Any], key: str) -> str:
-    """Sign typed data with a private key, as a wallet does."""
-    signed = Account.sign_message(encode_typed_data(full_message=message), private_key="0x" + key)
-    return "0x" + bytes(signed.signature).hex()
 
 
 def test_pasting_a_wallets_signature(environment: dict[str, str]) -> None:

@@ -23,8 +23,9 @@ from kekbridge.wallet import signing
 from tests.ops.operating import Desk, MemoryVault
 
 WALLET_KEY, OTHER_KEY = "03" * 32, "04" * 32
-WALLET = signing.address_of(WALLET_KEY)
-ACCOUNT = signing.account_id(WALLET, "kek_ai")
+# The first key's address, and its account at the broker kek_ai.
+WALLET = "0x3325a78425F17a7E487Eb5666b2bFd93aBb06c70"
+ACCOUNT = "0xcb5816b9e10313e4a05c34282f47267e4a1ccbadb0d1c844e584256fbd127154"
 VENUE: dict[str, Any] = {"mode": Mode.PAPER, "wallet": WALLET, "broker_id": "kek_ai"}
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -19,19 +18,15 @@ from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_
 from tests.paper.trader import BTC, ETH
 from tests.waiting import DEADLINE_S
 
-with warnings.catch_warnings():
-    # Its dependencies (web3, websockets, pkg_resources) warn at import.
-    warnings.simplefilter("ignore")
-    from orderly_evm_connector.error import ClientError
-    from orderly_evm_connector.rest import Rest
-    from orderly_evm_connector.websocket.websocket_client import OrderlyWebsocketClient
-
+# Its dependencies (web3, websockets, pkg_resources) warn at import, which is where it is used: it takes half a second.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @contextmanager
 def connector(paper: PaperExchange) -> Iterator[Any]:
     """A REST client of the connector for the paper exchange."""
+    from orderly_evm_connector.rest import Rest
+
     client = Rest(
         orderly_key=PAPER_ORDERLY_KEY,
         orderly_secret=PAPER_ORDERLY_SECRET,
@@ -156,6 +151,7 @@ def _trade_algo_orders(client: Any) -> int:
 
 async def test_errors(paper: PaperExchange) -> None:
     """A 400 is returned as a dict with success false, a 409 is raised with its code."""
+    from orderly_evm_connector.error import ClientError
 
     def run(client: Any) -> None:
         rejected = client.create_order(BTC, "LIMIT", "BUY", order_price=64000.05, order_quantity=0.001)
@@ -172,6 +168,8 @@ async def test_errors(paper: PaperExchange) -> None:
 @contextmanager
 def stream(paper: PaperExchange, path: str, *, private: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """The connector's threaded WebSocket client and the messages that it received."""
+    from orderly_evm_connector.websocket.websocket_client import OrderlyWebsocketClient
+
     messages: list[dict[str, Any]] = []
     client = OrderlyWebsocketClient(
         paper.base_url.replace("http", "ws") + path,

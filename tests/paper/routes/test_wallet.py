@@ -8,11 +8,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PaperSettings
+from tests import eth_wallet
 from tests.paper.trader import Trader
 
 # docs/internals/orderly.md section 3.
@@ -46,9 +45,9 @@ def signed(kind: str, message: dict[str, Any], wallet_key: str) -> dict[str, Any
         },
         "message": message,
     }  # fmt: skip
-    wallet = Account.from_key("0x" + wallet_key)
-    signature = "0x" + bytes(wallet.sign_message(encode_typed_data(full_message=typed)).signature).hex()
-    return {"message": message | {"chainType": "EVM"}, "signature": signature, "userAddress": wallet.address}
+    signature = eth_wallet.signature(typed, wallet_key)
+    address = eth_wallet.address(wallet_key)
+    return {"message": message | {"chainType": "EVM"}, "signature": signature, "userAddress": address}
 
 
 def now() -> int:
@@ -71,7 +70,7 @@ async def test_each_wallet_has_an_account_and_keys_of_its_own(trader: Trader) ->
     assert (await trader.raw("GET", f"/v1/get_account?address={PAPER_ADDRESS}&broker_id=kek_ai"))[1]["data"][
         "account_id"
     ] == PAPER_ACCOUNT_ID
-    address = Account.from_key("0x" + WALLET_KEY).address
+    address = eth_wallet.address(WALLET_KEY)
     status, _ = await trader.raw("GET", f"/v1/get_account?address={address}&broker_id=kek_ai")
     assert status == 400
     _, made = await trader.raw(
