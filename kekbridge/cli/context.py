@@ -94,13 +94,18 @@ def open_database(context: CliContext, *, create: bool = False) -> Iterator[Data
 
     if is_closed(context.data_dir / FILE_NAME):
         from kekbridge.cli.bridge_database import BridgeDatabase
-        from kekbridge.cli.control import NoAccess
+        from kekbridge.cli.control import NoAccess, catch_up
 
         if context.control_socket is None:
             raise NoAccess(context.data_dir)
+        catch_up(context)
         yield BridgeDatabase(context)
         return
     has_daemon = DaemonLock.holder(context.data_dir) is not None
+    if has_daemon:
+        from kekbridge.cli.control import catch_up
+
+        catch_up(context)
     database = Database.open(context.data_dir, create=create, migrate=not has_daemon)
     try:
         yield database

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # How long a command waits for a daemon that starts, or for another command that writes.
 START_WITHIN_S: Final = 10.0
 _CONNECT_WITHIN_S: Final = 2.0
+_CATCH_UP_WITHIN_S: Final = 1.0
 _RETRY_EVERY_S: Final = 0.05
 
 
@@ -159,6 +160,14 @@ def daemon_status(context: CliContext) -> dict[str, Any] | None:
     return None if connection is None else connection.status()
 
 
+def catch_up(context: CliContext) -> None:
+    """Have the daemon bring the tables up to date, which lag behind its answers; they are read as they are if it does not answer."""
+    with suppress(NoAccess):
+        connection = _connect(context)
+        if connection is not None:
+            connection.catch_up()
+
+
 def bridge_status(context: CliContext) -> dict[str, Any] | None:
     """What the bridge of a context says about itself; None if none runs, or if it does not answer. Raises NoAccess."""
     connected = _connect(context)
@@ -218,15 +227,21 @@ class _DaemonConnection:
         raise OperationFailed(error["code"], error["message"], exit_code=error["exitCode"])
 
     def status(self) -> dict[str, Any] | None:
-        self._socket.settimeout(_CONNECT_WITHIN_S)
+        return self._get("/status", _CONNECT_WITHIN_S)
+
+    def catch_up(self) -> None:
+        self._get("/caught-up", _CATCH_UP_WITHIN_S)
+
+    def _get(self, path: str, within_s: float) -> dict[str, Any] | None:
+        self._socket.settimeout(within_s)
         try:
-            self._http.request("GET", "/status", headers=self._headers)
-            status: dict[str, Any] = json.loads(self._http.getresponse().read())
+            self._http.request("GET", path, headers=self._headers)
+            found: dict[str, Any] = json.loads(self._http.getresponse().read())
         except (OSError, http.client.HTTPException, ValueError):
             return None
         finally:
             self._http.close()
-        return status
+        return found
 
 
 def _connect(context: CliContext) -> _DaemonConnection | None:

@@ -274,7 +274,10 @@ class Daemon:
         from kekbridge.ops.operations import Operations
 
         self.operations = Operations(DaemonContext(self._resources, self), on_operation=self._on_operation)
-        server = ControlServer(self.operations, self._resources.data_dir, os.environ, status=self._status)
+        resources = self._resources
+        server = ControlServer(
+            self.operations, resources.data_dir, os.environ, status=self._status, catch_up=resources.database.catch_up
+        )
         await server.start()
         try:
             yield

@@ -1,14 +1,15 @@
 """The control socket's server: run operations for commands of this machine, with the socket's file mode as the only gate.
 
-HTTP over a Unix socket: `POST /operations/NAME` with the parameters as JSON, `GET /status`. Web browsers cannot reach it, and it needs no
-token, no port and no proxy settings. Results may be secrets: neither parameters nor results are logged.
+HTTP over a Unix socket: `POST /operations/NAME` with the parameters as JSON, `GET /status`, and `GET /caught-up`, which is answered once
+the tables hold all that the daemon has answered so far. Web browsers cannot reach it, and it needs no token, no port and no proxy settings.
+Results may be secrets: neither parameters nor results are logged.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -73,14 +74,17 @@ class ControlServer:
         environment: Mapping[str, str],
         *,
         status: Callable[[], Mapping[str, Any]],
+        catch_up: Callable[[], Awaitable[None]],
     ) -> None:
-        """`status`: what `GET /status` answers."""
+        """`status`: what `GET /status` answers. `catch_up`: brings the tables up to date."""
         self._operations = operations
         self._status = status
+        self._catch_up = catch_up
         self._identity = identity(data_dir)
         self._socket = ControlSocket(data_dir, environment)
         app = web.Application(client_max_size=_MOST_BYTES)
         app.router.add_get("/status", self._show_status)
+        app.router.add_get("/caught-up", self._show_caught_up)
         app.router.add_post("/operations/{name}", self._run)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_WITHIN_S)
 
@@ -96,6 +100,13 @@ class ControlServer:
 
     async def _show_status(self, request: web.Request) -> web.Response:
         return web.json_response(to_jsonable(self._status()))
+
+    async def _show_caught_up(self, request: web.Request) -> web.Response:
+        try:
+            await self._catch_up()
+        except KekbridgeError as error:
+            return _failure(error, 503)
+        return web.json_response({})
 
     async def _run(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

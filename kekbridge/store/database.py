@@ -152,10 +152,14 @@ class Database:
         """`read` in threads of its own: a search through years must not hold up the reads of trading, such as those before a stop."""
         return await self._read_in("kekbridge-pages", lambda connection: function(connection, *args, **kwargs))
 
-    async def _read_in(self, threads: str, function: Callable[[sqlite3.Connection], T]) -> T:
-        self._require_open()
+    async def catch_up(self) -> None:
+        """Return once the tables hold everything that this process has appended before. Raises StoreUnavailable."""
         if self._writer is not None and self._writer.is_behind:
             await self._writer.submit(_nothing)  # a job runs once everything before it is in the tables
+
+    async def _read_in(self, threads: str, function: Callable[[sqlite3.Connection], T]) -> T:
+        self._require_open()
+        await self.catch_up()
         if threads not in self._pools:
             self._pools[threads] = ThreadPoolExecutor(_READERS, thread_name_prefix=threads)
         return await asyncio.get_running_loop().run_in_executor(

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.system.forked import Fork, run_forked
-from tests.system.harness import catch_up, clean_environment
+from tests.system.harness import clean_environment
 
 KEKBRIDGE = (sys.executable, "-m", "kekbridge")
 DEADLINE_S = 60.0
-_READING = (("orders",), ("positions",), ("logs",), ("explain",), ("stats",))
 
 
 class Served:
@@ -69,9 +68,7 @@ class Served:
         return not self._lines.empty()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command on the same data directory, once the tables hold all that the bridge has answered."""
-        if arguments[:1] in _READING:
-            catch_up(Path(self.environment["KEKBRIDGE_DATA_DIR"]))
+        """Run another command on the same data directory."""
         return run_forked(*arguments, environment=self.environment)
 
     def data(self, *arguments: str) -> Any:

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.cli.context import CliContext, now
+from kekbridge.cli.context import CliContext, now, open_database
 from kekbridge.cli.control import BridgeUnavailable, NoAccess, NoBridge, OperationFailed, run_operation
 from kekbridge.cli.main import run_command
 from kekbridge.config import load_settings
@@ -36,6 +36,7 @@ from kekbridge.paper.settings import PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.store import journal, settings
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
+from kekbridge.store.orders import list_orders
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, starting
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import PASSPHRASE, live_environment, running_venue
@@ -160,6 +161,17 @@ def test_halt_is_in_force_when_the_command_returns(bridge: Served) -> None:
         assert denied["code"] == "trading_halted"
         assert bridge.run("resume").returncode == 0
         assert call(url, alert | {"timestamp": timestamp(), "alertId": f"b{number}"})["success"] is True
+
+
+def test_a_command_shows_what_the_bridge_has_answered(bridge: Served, context: CliContext) -> None:
+    """The tables lag behind the answers: a command that reads has the bridge catch up first."""
+    webhook = bridge.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
+    for number in range(3):
+        fields = {"apiKey": webhook["apiKey"], "alertId": f"a{number}", "symbol": "BTCUSDT", "quantity": "0.001"}
+        answer = call(webhook["webhookUrl"], fields | {"action": "buy"})
+        with open_database(context) as database, database.snapshot() as connection:
+            states = {order.client_order_id: order.status for order in list_orders(connection)}
+        assert states[answer["clientOrderId"]] == answer["status"] == "filled"
 
 
 def test_many_commands_at_once_take_turns(start: Callable[..., Served], tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def wait_until(condition: Any, *, deadline_s: float = DEADLINE_S, what: str = "t
 
 
 def catch_up(data_dir: Path) -> None:
-    """Have the daemon that runs on a data directory bring its tables up to date, which lag behind its answers; other processes read them.
+    """Have the daemon on a data directory bring its tables up to date, which lag behind its answers, before a test reads the file.
 
-    Any operation that reads does that. Nothing happens without a daemon, or if it does not answer.
+    Nothing happens without a daemon, or if it does not answer.
     """
     with suppress(OSError, http.client.HTTPException), socket.socket(socket.AF_UNIX) as connected:
         directory = os.open(data_dir, os.O_RDONLY)
@@ -106,7 +106,7 @@ def catch_up(data_dir: Path) -> None:
             os.close(directory)
         connection = http.client.HTTPConnection("bridge")
         connection.sock = connected
-        connection.request("POST", "/operations/backup-show", "{}", {"Content-Type": "application/json"})
+        connection.request("GET", "/caught-up")
         reply = connection.getresponse()
         assert reply.status != 404, reply.read()
 
@@ -322,7 +322,6 @@ class BridgeProcess:
 
     def cli(self, *arguments: str) -> Any:
         """Run a read command with --json; return its decoded output."""
-        catch_up(self.data_dir)
         return json.loads(self.run(*arguments, "--json"))
 
     def run(self, *arguments: str) -> str:
@@ -331,7 +330,6 @@ class BridgeProcess:
 
     def logs(self, *kinds: str) -> list[dict[str, Any]]:
         """Return every alert and every rejected request, newest last, or the entries of these kinds."""
-        catch_up(self.data_dir)
         lines = self.run("logs", "--json", "--limit", "100000").splitlines()
         found = [json.loads(line) for line in lines]
         return [one for one in found if one["kind"] in (kinds or ("alert", "refusal"))]
