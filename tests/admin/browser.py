@@ -1,4 +1,4 @@
-"""Headless Chromium for tests, driven over the DevTools protocol; collects its errors."""
+"""Headless Chromium for tests, one for all of a test process, driven over the DevTools protocol; collects its errors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import base64
 import itertools
 import json
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,8 @@ class Page:
     """One tab. `errors` are those of the console, the network and the content security policy."""
 
     socket: aiohttp.ClientWebSocketResponse
+    #: The browser's name for the tab's cookies, storage and permissions, which no other tab has.
+    context: str = ""
     errors: list[str] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
@@ -133,7 +137,8 @@ class Page:
 
     async def barriers(self, *rules: str) -> list[str]:
         """Serious and critical barriers for people with disabilities, as axe-core finds them: rule and element. No `rules`: all."""
-        await self.evaluate(AXE.read_text(encoding="utf-8"))
+        if not await self.evaluate("'axe' in window"):
+            await self.evaluate(AXE.read_text(encoding="utf-8"))
         options = json.dumps({"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})})
         found = await self.evaluate(f"axe.run({options}).then(result => result.violations)")
         return [
@@ -151,7 +156,9 @@ class Page:
         """The whole page as a PNG or a WebP file by the name's ending."""
         size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
-        kind = {"format": "webp", "quality": 90} if file.suffix == ".webp" else {"format": "png"}
+        kind = (
+            {"format": "webp", "quality": 90} if file.suffix == ".webp" else {"format": "png", "optimizeForSpeed": True}
+        )
         received = await self.call("Page.captureScreenshot", **kind, captureBeyondViewport=True, clip=clip)
         file.write_bytes(base64.b64decode(received["data"]))
 
@@ -160,44 +167,57 @@ class Page:
             await self._loaded.wait()
 
 
-@asynccontextmanager
-async def open_page() -> AsyncIterator[Page]:
-    """A fresh browser with one tab; its profile goes with it."""
+@contextmanager
+def running_chromium() -> Iterator[str]:
+    """Run a browser; yields the address of its DevTools. Its profile goes with it."""
     assert CHROMIUM is not None
     profile = Path(tempfile.mkdtemp(prefix="kekbridge-chromium-"))
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM,
-        f"--user-data-dir={profile}",
-        *FLAGS,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+    process = subprocess.Popen(
+        [CHROMIUM, f"--user-data-dir={profile}", *FLAGS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        async with aiohttp.ClientSession() as session:
-            port = await _port(profile, process)
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                tabs = [one for one in await answer.json() if one["type"] == "page"]
-            async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                page = Page(socket)
-                listening = asyncio.create_task(page.listen())
-                for domain in ("Page", "Log", "Runtime"):
-                    await page.call(f"{domain}.enable")
-                yield page
-                listening.cancel()
-                with suppress(asyncio.CancelledError):
-                    await listening
+        yield f"http://127.0.0.1:{_port(profile, process)}"
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        process.terminate()
+        process.wait()
         shutil.rmtree(profile, ignore_errors=True)
 
 
-async def _port(profile: Path, process: asyncio.subprocess.Process) -> int:
+@asynccontextmanager
+async def open_page(chromium: str) -> AsyncIterator[Page]:
+    """A tab that knows nothing of others, in the browser with this address."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{chromium}/json/version") as answer:
+            address = (await answer.json())["webSocketDebuggerUrl"]
+        async with _listening(session, address) as browser:
+            context = (await browser.call("Target.createBrowserContext"))["browserContextId"]
+            tab = await browser.call("Target.createTarget", url="about:blank", browserContextId=context)
+            async with _listening(session, f"{chromium}/devtools/page/{tab['targetId']}", context) as page:
+                for domain in ("Page", "Log", "Runtime"):
+                    await page.call(f"{domain}.enable")
+                yield page
+            await browser.call("Target.disposeBrowserContext", browserContextId=context)
+
+
+@asynccontextmanager
+async def _listening(session: aiohttp.ClientSession, address: str, context: str = "") -> AsyncIterator[Page]:
+    async with session.ws_connect(address, max_msg_size=0) as socket:
+        page = Page(socket, context)
+        listening = asyncio.create_task(page.listen())
+        try:
+            yield page
+        finally:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+
+def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     """Where the browser listens, once it says so."""
     said = profile / "DevToolsActivePort"
-    async with asyncio.timeout(_WAIT_S):
-        while not (said.exists() and said.read_text().strip()):
-            assert process.returncode is None, "Chromium ended at its start"
-            await asyncio.sleep(0.05)
+    end = time.monotonic() + _WAIT_S
+    while not (said.exists() and said.read_text().strip()):
+        assert process.poll() is None, "Chromium ended at its start"
+        assert time.monotonic() < end, "Chromium did not start"
+        time.sleep(0.05)
     return int(said.read_text().split()[0])

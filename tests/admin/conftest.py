@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -10,8 +10,16 @@ import pytest
 
 from kekbridge.ops.web_token import read_token
 from kekbridge.store.daemon_addresses import admin_address
+from tests.admin.browser import running_chromium
 from tests.admin.session import Browser
 from tests.bridge import running_bridge
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[str]:
+    """The address of a running Chromium: starting one takes as much as ten pages."""
+    with running_chromium() as address:
+        yield address
 
 
 @pytest.fixture

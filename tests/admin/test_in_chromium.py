@@ -51,9 +51,9 @@ class Visit:
 
     async def check_page(self, path: str, name: str) -> None:
         """Open a page at both widths; check that it fits; take screenshots."""
+        await self.goto(path)
         for width in WIDTHS:
             await self.page.be_wide(width)
-            await self.goto(path)
             assert await self.page.overflow() == 0, f"{path} is wider than {width} pixels"
             assert await self.page.text("h1")
             screenshot = artifacts() / f"{name}-{width}.png"
@@ -71,9 +71,9 @@ class Visit:
 
 
 @pytest.fixture
-async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
+async def visit(tmp_path: Path, chromium: str) -> AsyncIterator[Visit]:
     """A browser logged in with the token."""
-    async with running_bridge(tmp_path, admin__port=0) as bridge, open_page() as page:
+    async with running_bridge(tmp_path, admin__port=0) as bridge, open_page(chromium) as page:
         bridge.add_webhook("main")
         with bridge.daemon.database.snapshot() as connection:
             url = admin_address(connection)
@@ -206,7 +206,8 @@ async def test_a_webhook_from_its_creation_to_its_first_trade(visit: Visit) -> N
     await until(is_built)
     assert "quantity=0.02" in await page.evaluate("location.search")
     await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
-    await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    await page.call("Browser.grantPermissions", permissions=permissions, browserContextId=page.context)
     await page.evaluate("document.querySelector('[data-copy=\"#message-text\"]').click()")
 
     async def is_copied() -> bool:
@@ -423,10 +424,11 @@ async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
         f"/log/{alert}",
         *("/docs/limits", "/confirm/halt", f"/orders/cancel?order={order.client_order_id}", "/nothing-here"),
     ):
+        await page.be_wide(1280)
+        await visit.goto(path)
         # Of the rules, these depend on theme and width.
         for width, dark, rules in ((1280, False, ()), (390, True, ("color-contrast", "scrollable-region-focusable"))):
             await page.be_wide(width, dark=dark)
-            await visit.goto(path)
             if barriers := await page.barriers(*rules):
                 found[f"{path} at {width}"] = barriers
     page.errors.clear()  # the browser reports the page that does not exist
@@ -435,7 +437,7 @@ async def test_no_page_has_a_serious_barrier(visit: Visit) -> None:
     assert found == {"sign-in": []}
 
 
-async def test_the_picture_in_the_readme_is_the_overview(tmp_path: Path) -> None:
+async def test_the_picture_in_the_readme_is_the_overview(tmp_path: Path, chromium: str) -> None:
     """The README's picture shows the words of the overview page as it is now.
 
     KEKBRIDGE_DRAW_README=1 draws it again: needed after a change of the overview page.
@@ -445,7 +447,7 @@ async def test_the_picture_in_the_readme_is_the_overview(tmp_path: Path) -> None
     async with (
         running_paper(tmp_path / "paper", clock=clock, rate_limits=False, balance=Decimal(10_444)) as paper_url,
         running_bridge(tmp_path, paper_url, clock=clock, **risk) as bridge,
-        open_page() as page,
+        open_page(chromium) as page,
     ):
         await trade_for_an_hour(bridge)
         with bridge.daemon.database.snapshot() as connection:

@@ -57,10 +57,10 @@ async def names(bridge: Bridge) -> set[str]:
     return set((await bridge.daemon.operations.run(ShowVault()))["names"]) - {"master-key"}
 
 
-async def test_a_key_is_registered_with_the_wallet(tmp_path: Path) -> None:
+async def test_a_key_is_registered_with_the_wallet(tmp_path: Path, chromium: str) -> None:
     """No wallet; one without discovery, rejected; another account chosen in it; then signed: only the last leaves anything."""
     wallet = BrowserWallet(private_key=WALLET_KEY, rejects={"eth_requestAccounts", "wallet_addEthereumChain"})
-    async with running_bridge(tmp_path, admin__port=0) as bridge, open_page() as page:
+    async with running_bridge(tmp_path, admin__port=0) as bridge, open_page(chromium) as page:
         await page.be_wide(1280)
         keys_page = await sign_in(page, bridge)
         await page.goto(keys_page)
