@@ -16,13 +16,15 @@ from typer.main import get_command
 from kekbridge.cli.app import COMMANDS, app
 from tests.cli.tree import walk
 
-ALL = [(" ".join(path), command) for path, command in walk(get_command(app)) if path]
-each_command = pytest.mark.parametrize(("path", "command"), ALL, ids=[path for path, _ in ALL])
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, Any]:
+    """Every command by its words."""
+    return {" ".join(path): command for path, command in walk(get_command(app)) if path}
 
 
-def test_the_commands_of_the_first_release_exist() -> None:
+def test_the_commands_of_the_first_release_exist(commands: dict[str, Any]) -> None:
     """Every command named in the README and in the daemon's messages exists."""
-    paths = {path for path, _ in ALL}
     assert {
         "serve",
         *(f"webhook {verb}" for verb in ("create", "list", "show", "edit", "enable", "disable", "delete")),
@@ -36,29 +38,26 @@ def test_the_commands_of_the_first_release_exist() -> None:
         "resume",
         "paper",
         *(f"config {verb}" for verb in ("show", "check", "path")),
-    } <= paths
+    } <= set(commands)
 
 
-@each_command
-def test_every_command_has_help_with_an_example(path: str, command: Any) -> None:
+def test_every_command_has_help_with_an_example(commands: dict[str, Any]) -> None:
     """Help text and an example line for every command."""
-    assert command.help
-    assert command.epilog
-    assert f"kekbridge {path}" in command.epilog
+    for path, command in commands.items():
+        assert command.help, path
+        assert f"kekbridge {path}" in (command.epilog or "")
 
 
-@each_command
-def test_examples_fit_a_terminal_of_80_columns(path: str, command: Any) -> None:
+def test_examples_fit_a_terminal_of_80_columns(commands: dict[str, Any]) -> None:
     """They are shown as they are, with an indent of 4: a longer line would be broken in its middle."""
-    lines = command.epilog.splitlines()
+    lines = [line for command in commands.values() for line in command.epilog.splitlines()]
     assert [line for line in lines if len(line.strip()) > 76] == []
 
 
-@each_command
-def test_examples_are_commands_with_options_that_exist(path: str, command: Any) -> None:
+def test_examples_are_commands_with_options_that_exist(commands: dict[str, Any]) -> None:
     """Each parses as it is shown; what it does is tested where the command is."""
     root: Any = get_command(app)
-    for words in _commands_in(command.epilog):
+    for words in (words for command in commands.values() for words in _commands_in(command.epilog)):
         context = root.make_context("kekbridge", words)  # raises for an option that does not exist
         while isinstance(context.command, TyperGroup) and (rest := [*context._protected_args, *context.args]):
             name, inner, rest = context.command.resolve_command(context, rest)
@@ -81,27 +80,27 @@ def _commands_in(epilog: str) -> Iterator[list[str]]:
                 yield words[programs[0] + 1 :]
 
 
-@each_command
-def test_no_command_is_a_coroutine_function(path: str, command: Any) -> None:
+def test_no_command_is_a_coroutine_function(commands: dict[str, Any]) -> None:
     """Typer never awaits an `async def` command: it would print nothing and exit 0."""
-    callback = inspect.unwrap(command.callback) if command.callback else None
-    assert not inspect.iscoroutinefunction(callback), path
+    for path, command in commands.items():
+        callback = inspect.unwrap(command.callback) if command.callback else None
+        assert not inspect.iscoroutinefunction(callback), path
 
 
-@each_command
-def test_every_option_is_explained(path: str, command: Any) -> None:
+def test_every_option_is_explained(commands: dict[str, Any]) -> None:
     """Every option and argument has a help text."""
-    for parameter in command.params:
-        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+    for path, command in commands.items():
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
 
 
-@each_command
-def test_every_command_takes_the_global_options(path: str, command: Any) -> None:
+def test_every_command_takes_the_global_options(commands: dict[str, Any]) -> None:
     """--data-dir and --config work after every command, as they do before it."""
-    if isinstance(command, TyperGroup):
-        return
-    names = {name for parameter in command.params for name in getattr(parameter, "opts", ())}
-    assert {"--data-dir", "--config", "--json"} - names <= ({"--json"} if path == "template" else set())
+    for path, command in commands.items():
+        if isinstance(command, TyperGroup):
+            continue
+        names = {name for parameter in command.params for name in getattr(parameter, "opts", ())}
+        assert {"--data-dir", "--config", "--json"} - names <= ({"--json"} if path == "template" else set()), path
 
 
 @pytest.mark.parametrize("name", COMMANDS)
