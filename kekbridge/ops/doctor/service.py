@@ -81,6 +81,8 @@ class _NoAnswer(Exception):
 
 def _query(systemctl: str, verb: str) -> str:
     """The unit's state in systemctl's word. Raises _NoAnswer."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    environment.pop("NOTIFY_SOCKET", None)  # the daemon's own: systemd logs a message of any other process as not permitted
     try:
         done = subprocess.run(  # noqa: S603 - a found program with constant arguments
             [systemctl, verb, UNIT],
@@ -89,7 +91,7 @@ def _query(systemctl: str, verb: str) -> str:
             errors="replace",
             timeout=_TIMEOUT_S,
             check=False,
-            env={**os.environ, "LC_ALL": "C"},
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         raise _NoAnswer(f"no answer within {_TIMEOUT_S:g} s") from None
