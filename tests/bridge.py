@@ -38,9 +38,28 @@ from kekbridge.store import journal, webhooks
 from kekbridge.store import orders as order_rows
 from kekbridge.store.settings import ACCOUNT
 from kekbridge.webhooks import registry
+from tests.fresh_database import put_database
 from tests.waiting import until
 
 BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
+_BASES = (
+    "BTC",
+    "ETH",
+    "SOL",
+    "BNB",
+    "XRP",
+    "DOGE",
+    "TRX",
+    "AVAX",
+    "NEAR",
+    "LINK",
+    "1000PEPE",
+    "1000BONK",
+    "XAU",
+    "TSLA",
+)
+#: What tests trade. The exchange's other fifty take much of the time that a bridge needs to start; tests with processes have them all.
+MARKETS = tuple(f"PERP_{base}_USDC" for base in _BASES)
 
 _SETTINGS: dict[str, Any] = {
     "server.port": 0,
@@ -287,14 +306,14 @@ class Bridge:
 async def running_paper(
     directory: Path, *, clock: Callable[[], datetime] | None = None, rate_limits: bool = False, **settings: Any
 ) -> AsyncIterator[str]:
-    """Run a paper exchange with built-in prices; yields its address. Without `clock` it uses the real time.
+    """Run a paper exchange with MARKETS and built-in prices; yields its address. Without `clock` it uses the real time.
 
     With `rate_limits` a bridge needs `exchange__rate_factor=1`.
     """
     clock = clock or Clock()
     paper = PaperExchange(
         directory,
-        settings=PaperSettings(prices="static", rate_limits=rate_limits, **settings),
+        settings=PaperSettings(**{"prices": "static", "rate_limits": rate_limits, "instruments": MARKETS, **settings}),
         clock=lambda: int(clock().timestamp() * 1000),
     )
     try:
@@ -325,6 +344,7 @@ async def running_bridge(
         session = await stack.enter_async_context(aiohttp.ClientSession())
         named = {name.replace("__", "."): value for name, value in overrides.items()}
         settings = load_settings(environment={}, overrides={**_SETTINGS, "exchange.base_url": paper_url, **named})
+        put_database(directory / "data")
         daemon = await Daemon.build(settings, directory / "data", stack, clock=clock)
         await stack.enter_async_context(daemon.running())
         with daemon.database.snapshot() as connection:

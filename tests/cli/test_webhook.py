@@ -26,9 +26,16 @@ from kekbridge.vault import Sealer, master_key, open_vault
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS, apply, text_of
 from tests.cli.processes import bare_environment, starting
+from tests.fresh_database import put_database
 from tests.system.harness import call, wait_until
 
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+@pytest.fixture(autouse=True)
+def new_database(data_dir: Path) -> None:
+    """As if another command had run before."""
+    put_database(data_dir)
 
 
 def stored_settings(data_dir: Path, name: str) -> WebhookSettings:

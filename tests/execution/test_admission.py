@@ -42,6 +42,7 @@ from kekbridge.store import alerts, cancels, conditions, journal, orders, projec
 from kekbridge.store.database import Database
 from tests.bridge import BTC, Bridge
 from tests.equality import assert_same, loaded_contents, table_rows
+from tests.fresh_database import open_database
 from tests.store.factories import NO_RATES, admitting, exit_intent, intent, new_alert
 from tests.stored import shrink
 from tests.waiting import until
@@ -126,7 +127,7 @@ class Setup:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(tmp_path / "store")
+    opened = open_database(tmp_path / "store")
     yield opened
     await opened.close()
 

@@ -308,6 +308,7 @@ async def test_the_fill_of_an_exit_is_looked_for(bridge: Bridge) -> None:
 async def test_trades_are_read_from_where_the_last_complete_read_ended(bridge: Bridge) -> None:
     """A fill that the stream brought moves nothing: a foreign trade before it, missed while reads failed, is still found."""
     tracker, database = bridge.daemon.trading.tracker, bridge.daemon.database
+    await bridge.until_synced()  # else the bridge may read, too
     await tracker.sync_fills()
     before = await database.read(read_positions.read, RecordKind.TRADES)
     await bridge.fault("server_error", method="GET", path="/v1/trades")

@@ -20,6 +20,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
 from kekbridge.store.rejected_requests import list_recent
 from tests.bridge import Bridge
+from tests.fresh_database import open_database
 from tests.store.factories import create_webhook
 from tests.waiting import until
 
@@ -40,7 +41,7 @@ class UnavailableDatabase(Database):
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     """A store with one webhook and its two keys."""
-    opened = Database.open(tmp_path)
+    opened = open_database(tmp_path)
     with opened.transaction() as connection:
         create_webhook(connection, "w", name="w", keys=("one", "two"))
     yield opened

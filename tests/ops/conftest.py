@@ -13,6 +13,7 @@ from kekbridge.ops.conditions import Conditions
 from kekbridge.store import journal
 from kekbridge.store.database import Database
 from kekbridge.store.journal import Event
+from tests.fresh_database import open_database
 from tests.ops.operating import Desk
 
 
@@ -36,7 +37,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(tmp_path / "data")
+    opened = open_database(tmp_path / "data")
     yield opened
     await opened.close()
 

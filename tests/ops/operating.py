@@ -16,8 +16,8 @@ from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
 from kekbridge.ops.operation import ExchangeKeys, RunningBridge, WalletCalls
-from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, Sealer, master_key
+from tests.fresh_database import open_database
 
 ACCOUNT = "0x" + "1" * 64
 
@@ -98,7 +98,7 @@ class Desk:
         self.vault = OpenVault(self.secrets, "chosen by the test", data_dir)
         self.exchange = RecordingExchange()
         self.keys: ExchangeKeys = self.exchange
-        self.database = Database.open(data_dir)
+        self.database = open_database(data_dir)
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def open_exchange(self) -> AbstractAsyncContextManager[Exchange]:

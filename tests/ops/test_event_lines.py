@@ -19,6 +19,7 @@ from kekbridge.ops.event_lines import EventLine, EventLines, line_of
 from kekbridge.store import journal, rejected_requests
 from kekbridge.store.database import Database
 from kekbridge.store.settings import ACCOUNT
+from tests.fresh_database import open_database
 from tests.store.factories import NOW, exit_intent, intent, new_alert, status_report
 from tests.stored import accept, book_on, bring, claim, store_alert, store_order
 from tests.waiting import until
@@ -26,7 +27,7 @@ from tests.waiting import until
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path / "data")
+    opened = open_database(tmp_path / "data")
     yield opened
     opened.close_now()
 

@@ -19,6 +19,7 @@ from kekbridge.ops.notifier import Channel, Notifier, _Line, channels_of, compos
 from kekbridge.ops.notify_settings import SetLevel, SetQuietHours
 from kekbridge.store import journal
 from kekbridge.store.database import Database
+from tests.fresh_database import open_database
 from tests.ops.operating import Desk
 from tests.receiver import Receiver
 from tests.store.factories import NOW, exit_intent
@@ -35,7 +36,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path / "data")
+    opened = open_database(tmp_path / "data")
     yield opened
     opened.close_now()
 

@@ -17,7 +17,7 @@ from kekbridge.ops import litestream
 from kekbridge.ops.replica import restore_replica
 from kekbridge.store import journal
 from kekbridge.store.connections import FILE_NAME
-from kekbridge.store.database import Database
+from tests.fresh_database import open_database
 from tests.replication import needs_litestream
 from tests.stored import book_on, store_alert
 
@@ -28,7 +28,7 @@ pytestmark = needs_litestream
 def data_dir(tmp_path: Path) -> Path:
     """A data directory with one alert."""
     directory = tmp_path / "data"
-    database = Database.open(directory)
+    database = open_database(directory)
     with database.transaction() as connection:
         store_alert(book_on(connection))
     database.close_now()

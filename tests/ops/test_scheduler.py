@@ -14,6 +14,7 @@ from kekbridge.ops.scheduler import Job, JobRunner
 from kekbridge.store import job_runs, journal
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
+from tests.fresh_database import open_database
 from tests.waiting import until
 
 
@@ -35,7 +36,7 @@ class Work:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(tmp_path / "data")
+    opened = open_database(tmp_path / "data")
     yield opened
     await opened.close()
 

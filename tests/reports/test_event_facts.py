@@ -17,15 +17,15 @@ from kekbridge.model.admission import Decision
 from kekbridge.model.notifications import render_notification
 from kekbridge.reports.event_facts import event_facts, lacks_fills, order_facts
 from kekbridge.store import journal
-from kekbridge.store.database import Database
 from kekbridge.store.settings import ACCOUNT
+from tests.fresh_database import open_database
 from tests.store.factories import NOW, exit_intent, fill, intent, new_alert, status_report
 from tests.stored import book_on, bring, claim, record_fill, store_alert, store_order
 
 
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    database = Database.open(tmp_path / "data")
+    database = open_database(tmp_path / "data")
     with database.transaction() as connection:
         yield connection
     database.close_now()

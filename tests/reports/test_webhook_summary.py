@@ -11,7 +11,7 @@ import pytest
 from kekbridge.model import Limits, TradingState, Webhook, WebhookSettings
 from kekbridge.reports.webhook_summary import accepted_text, largest_order_text, markets_text, read, read_all
 from kekbridge.store import settings, webhooks
-from kekbridge.store.database import Database
+from tests.fresh_database import open_database
 from tests.trading import NOW
 
 PLAIN = Webhook(id="1", name="a", enabled=True, created_at=NOW)
@@ -44,7 +44,7 @@ def test_a_disabled_webhook_is_only_disabled() -> None:
 
 def test_a_closed_webhook_says_what_opens_it(tmp_path: Path) -> None:
     """The account's state closes all its webhooks; a disabled one needs no resume."""
-    database = Database.open(tmp_path)
+    database = open_database(tmp_path)
     with database.transaction() as connection:
         for name in ("a", "b"):
             webhooks.create(connection, webhook_id=name, name=name, settings=WebhookSettings(), now=NOW)

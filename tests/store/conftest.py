@@ -10,6 +10,7 @@ import pytest
 
 from kekbridge.execution.book import Book
 from kekbridge.store.database import Database
+from tests.fresh_database import open_database
 from tests.stored import book_on
 
 
@@ -20,7 +21,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(data_dir: Path) -> Iterator[Database]:
-    opened = Database.open(data_dir)
+    opened = open_database(data_dir)
     yield opened
     opened.close_now()
 

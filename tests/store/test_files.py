@@ -14,13 +14,14 @@ from kekbridge.store import settings
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.store.files import MARKER
+from tests.fresh_database import open_database
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(tmp_path)
+    opened = open_database(tmp_path)
     await opened.write(settings.set_value, "before", 1, now=NOW)
     yield opened
     await opened.close()

@@ -13,6 +13,7 @@ from kekbridge.model import WebhookSettings
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 from kekbridge.webhooks.known import KnownWebhooks
+from tests.fresh_database import open_database
 from tests.store.factories import create_webhook
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
@@ -35,7 +36,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     """A store with the webhook `hook`, whose first key does not expire and whose second does in a minute."""
-    opened = Database.open(tmp_path)
+    opened = open_database(tmp_path)
     with opened.transaction() as connection:
         create_webhook(connection, "hook", name="main", keys=("one", "two"))
         connection.execute("UPDATE webhook_keys SET expires_at = '2026-01-15T10:31:05.000Z' WHERE id = 'two'")

@@ -21,12 +21,13 @@ from kekbridge.store import conditions, job_runs, read_positions, webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.read_positions import RecordKind
 from kekbridge.vault import open_vault
+from tests.fresh_database import open_database
 from tests.store.factories import NOW
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path)
+    opened = open_database(tmp_path)
     yield opened
     opened.close_now()
 
