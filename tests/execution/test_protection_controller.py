@@ -544,8 +544,8 @@ async def test_a_position_that_is_gone_gets_no_take_profit(bridge: Bridge) -> No
     await _until_tried(bridge, answer, 1)
     await bridge.send(action="close", quantity=None)
     await bridge.until_flat(BTC)
-    await bridge.clear_faults()
     await _until_state(bridge, answer, "over")
+    await bridge.clear_faults()  # not before: until the bridge knows that the position is gone, it goes on trying
     assert await bridge.positions() == {}
     assert [(order.status, order.code) for order in await _protective(bridge, answer)] == [
         (OrderStatus.CANCELED, "withdrawn")
