@@ -82,7 +82,9 @@ class _NoAnswer(Exception):
 def _query(systemctl: str, verb: str) -> str:
     """The unit's state in systemctl's word. Raises _NoAnswer."""
     environment = {**os.environ, "LC_ALL": "C"}
-    environment.pop("NOTIFY_SOCKET", None)  # the daemon's own: systemd logs a message of any other process as not permitted
+    environment.pop(
+        "NOTIFY_SOCKET", None
+    )  # the daemon's own: systemd logs a message of any other process as not permitted
     try:
         done = subprocess.run(  # noqa: S603 - a found program with constant arguments
             [systemctl, verb, UNIT],

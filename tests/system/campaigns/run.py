@@ -142,10 +142,16 @@ class Run:
             connection.close()
 
     def waiting(self, symbol: str | None = None) -> int:
-        """Count unfinished orders, resting ones excepted, of one of the exchange's symbols or of all."""
-        if symbol is None:
-            return int(self.query(_WAITING)[0][0])
-        return int(self.query(f"{_WAITING} AND symbol = ?", symbol)[0][0])
+        """Count unfinished orders, resting ones excepted, of one of the exchange's symbols or of all.
+
+        The tables may lack the last alerts: none is in flight only if they know of none once they hold all that was answered.
+        """
+        statement, values = (_WAITING, ()) if symbol is None else (f"{_WAITING} AND symbol = ?", (symbol,))
+        count = int(self.query(statement, *values)[0][0])
+        if count:
+            return count
+        catch_up(self.bridge.data_dir)
+        return int(self.query(statement, *values)[0][0])
 
     async def until(self, condition: Callable[[], Any], *, deadline_s: float = SETTLE_S) -> bool:
         """Wait until the condition holds; return False after the deadline (the oracles then report what is wrong)."""
@@ -159,8 +165,6 @@ class Run:
     async def settle(self, *, deadline_s: float = SETTLE_S) -> None:
         """Wait until no order is in flight."""
         await self.until(self.bridge.is_ready)
-        await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
-        await asyncio.to_thread(catch_up, self.bridge.data_dir)  # the tables may not have had the last alerts yet
         await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
         await asyncio.sleep(0.3)  # the last report's transaction, and responses saved in the background
 
