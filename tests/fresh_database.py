@@ -6,7 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from kekbridge.store.connections import FILE_NAME
+from kekbridge.store.connections import FILE_NAME, MARKER
 from kekbridge.store.database import Database
 
 
@@ -17,10 +17,10 @@ def open_database(data_dir: Path) -> Database:
 
 
 def put_database(data_dir: Path) -> None:
-    """Put a new database into a data directory that has none."""
+    """Put a new database into a data directory that has none and never had one."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = data_dir / FILE_NAME
-    if not path.exists():
+    if not path.exists() and not (data_dir / MARKER).exists():
         path.touch(mode=0o600)
         path.write_bytes(_new_database())
 

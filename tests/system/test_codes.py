@@ -49,7 +49,7 @@ ELSEWHERE = {
     "config_invalid": ("test_config.py", "ConfigError"),
     "name_taken": ("admin/test_webhook_api.py", "name_taken"),
     "vault_unavailable": ("vault/test_vault.py", "VaultError"),
-    "already_running": ("store/test_database.py", "AlreadyRunning"),
+    "already_running": ("store/test_lock.py", "AlreadyRunning"),
     "bridge_unavailable": ("cli/test_control.py", "BridgeUnavailable"),
     "vault_out_of_reach": ("cli/test_context.py", "a_stopped_services_vault_is_out_of_reach"),
     "no_access": ("cli/test_control.py", "NoAccess"),
