@@ -1,8 +1,8 @@
 """Lock on a data directory: only the process that holds it writes to the database.
 
 A daemon holds it as long as it runs; without a daemon a command takes it for one change. A kernel lock (flock) on a small file, so that
-`kill -9` and a power failure release it. The file says which process holds it, and whether that is a daemon; what it says is of no account
-while nobody does. Taking the lock and writing that down is one step for a reader: both lock the directory meanwhile.
+`kill -9` and a power failure release it. The file names the process that holds it, and says whether that is a daemon; while the lock is
+free, its text means nothing. Taking the lock and writing the text is one step for a reader: both lock the directory meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DAEMON_FOR_S: Final = 0.5
 # A command holds the lock for one change: a daemon that starts meanwhile waits for it.
 _COMMAND_FOR_S: Final = 10.0
 _RETRY_EVERY_S: Final = 0.02
-# The directory is locked for some microseconds. Longer only by a process that was stopped just then, which nobody may wait for.
+# The directory is locked for some microseconds; for longer only if a process was stopped just then, and others must not wait for that one.
 _DIRECTORY_FOR_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.001
 _COMMAND: Final = "command"
@@ -93,9 +93,8 @@ class DaemonLock:
     def release(self) -> None:
         """Release the lock; calling it twice is harmless. The file stays: if it were removed, two processes could lock two files."""
         if self._file is not None:
-            fcntl.flock(
-                self._file, fcntl.LOCK_UN
-            )  # for a process that was just forked, too: it shares the file until it runs its program
+            # Closing would not do: a process that was just forked shares the file until it runs its program.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
             os.close(self._file)
             self._file = None
 
