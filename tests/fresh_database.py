@@ -6,8 +6,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from kekbridge.store.connections import FILE_NAME, MARKER
+from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
+from kekbridge.store.files import MARKER
 
 
 def open_database(data_dir: Path) -> Database:
