@@ -7,22 +7,42 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kekbridge import __version__
+from kekbridge.store.connections import FILE_NAME
 from kekbridge.vault.standby import seal
 from tests.paths import ROOT
+from tests.store.test_migrations import BEFORE_THE_JOURNAL, old_database
 from tests.system.machine import Machine, private_machine, why_no_machine
+from tests.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(bool(why_no_machine()), reason=why_no_machine() or "-")
 
 # In the unit, each of its signs would mean something else.
 _CONFIG = '/etc/kek "bridge" $HOME 100%h.toml'
+_SETTINGS = """\
+[server]
+port = 9123
+[replica]
+url = "file:///var/lib/kekbridge/replica"
+"""
 _BROKEN = 'raise ConfigError("broken on purpose")'
+# The user and the directory of version 0.1's unit; its program is of no interest here, but that its data is used further.
+_UNIT_OF_0_1 = f"""\
+[Service]
+ExecStart=/bin/sh -c 'cp /srv/{FILE_NAME} /var/lib/kekbridge/ && exec sleep infinity'
+DynamicUser=yes
+StateDirectory=kekbridge
+StateDirectoryMode=0700
+UMask=0077
+"""
 
 
 # What a machine that trades would seal for a standby.
@@ -89,24 +109,47 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.mark.timeout(600)
-def test_a_service_is_installed_used_upgraded_rolled_back_and_removed(host: Host) -> None:
-    """From a home that only root can read: nothing that the service needs stays there, and no order is lost on the way."""
+def test_a_service_is_installed_used_upgraded_rolled_back_and_removed(host: Host, tmp_path: Path) -> None:
+    """From a home that only root can read: nothing that the service needs stays there, no order is lost, its data is replicated."""
     machine = host.machine
     assert machine.output("stat", "-c", "%a", "/root") == "700"
-    _install(host)
-    _use(host)
-    _restore(host)
-    _upgrade(host)
-    _roll_back(host)
+    host.clone("/root/one")
+    assert machine.run("tee", _CONFIG, typed=_SETTINGS).returncode == 0
+    _serve_as_0_1(host, tmp_path)
+    for step in (_install, _use, _restore, _upgrade, _roll_back):
+        step(host)
+        _is_replicated(host)
     _stand_by(host)
     _remove(host)
+
+
+def _serve_as_0_1(host: Host, directory: Path) -> None:
+    """A service of version 0.1, whose user is gone once it has stopped: it has to be stopped first, and its data is kept."""
+    machine = host.machine
+    old_database(directory, BEFORE_THE_JOURNAL)
+    data = base64.b64encode((directory / FILE_NAME).read_bytes()).decode()
+    assert machine.run("sh", "-c", f"base64 -d > /srv/{FILE_NAME}", typed=data).returncode == 0
+    assert machine.run("tee", "/etc/systemd/system/kekbridge.service", typed=_UNIT_OF_0_1).returncode == 0
+    machine.output("systemctl", "start", "kekbridge.service")
+    refused = host.program("/root/one", "install-systemd", "--now", "--config", _CONFIG)
+    assert refused.returncode == 1, refused.stderr
+    assert "the service of version 0.1 runs, nothing was changed; run `sudo systemctl stop" in refused.stderr
+    assert machine.run("test", "-e", "/opt/kekbridge/versions").returncode == 1
+    machine.output("systemctl", "stop", "kekbridge.service")
+
+
+def _is_replicated(host: Host) -> None:
+    """All that has been written is at the replica within seconds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (status := host.data("replica", "status"))["upTo"] is None:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.1)
+    assert status["lagS"] < DEADLINE_S, status
 
 
 def _install(host: Host) -> None:
     """A sandboxed process of its own user, from root's files, which nobody else can write."""
     machine = host.machine
-    host.clone("/root/one")
-    assert machine.run("tee", _CONFIG, typed="[server]\nport = 9123\n").returncode == 0
     done = host.program("/root/one", "install-systemd", "--now", "--config", _CONFIG)
     assert done.returncode == 0, done.stderr
     assert f"it accepts {_CONFIG}" in done.stdout
@@ -124,6 +167,8 @@ def _install(host: Host) -> None:
     assert "/root/" not in files
     assert machine.run("find", "/opt/kekbridge", "!", "-user", "root").stdout == ""
     assert machine.run("find", "/opt/kekbridge", "-perm", "/022", "!", "-type", "l").stdout == ""
+    assert machine.output("stat", "-c", "%U", f"/var/lib/kekbridge/{FILE_NAME}") == "kekbridge"
+    assert machine.run("test", "-e", "/var/lib/kekbridge/before-migration-0008_journal.db").returncode == 0
     again = host.program("/root/one", "install-systemd", "--now", "--json", "--config", _CONFIG)
     assert again.returncode == 0, again.stderr
 
@@ -212,8 +257,8 @@ def _roll_back(host: Host) -> None:
     assert host.machine.output("readlink", "/opt/kekbridge/current") == version
     assert host.show("ActiveState") == "active"
     assert "much_later" not in _tables(host)
-    copies = host.machine.output("find", "/var/lib/kekbridge", "-name", "before-migration-*").splitlines()
-    assert len(copies) == 1  # that of the upgrade before
+    found = host.machine.output("find", "/var/lib/kekbridge", "-name", "before-migration-*", "-printf", "%f ")
+    assert set(found.split()) == {"before-migration-0008_journal.db", "before-migration-zz_later.db"}
     assert [each["status"] for each in host.data("orders")] == ["filled"]
     assert host.kekbridge("webhook", "test", "default").returncode == 0
 
