@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,11 +17,14 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
 
-def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
-    """Return page `number` (from 1) of rows, `size` rows per page, with Orderly's meta block."""
+def page(
+    rows: Sequence[Any], number: int, size: int, *, show: Callable[[Any], object] | None = None
+) -> dict[str, object]:
+    """Return page `number` (from 1) of rows, `size` rows per page, with Orderly's meta block; `show` makes the JSON of a row."""
     start = (number - 1) * size
+    shown = rows[start : start + size]
     return {
-        "rows": rows[start : start + size],
+        "rows": shown if show is None else [show(row) for row in shown],
         "meta": {"total": len(rows), "records_per_page": size, "current_page": number},
     }
 
@@ -29,16 +32,21 @@ def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
 # --- orders ------------------------------------------------------------------------------------------------
 
 
+def order_status(order: PaperOrder, hidden: Sequence[PaperTrade] = ()) -> str:
+    """Return the order's status without the `hidden` fills (fault read_lag)."""
+    if not hidden:
+        return order.status
+    return "PARTIAL_FILLED" if order.executed > sum(trade.quantity for trade in hidden) else "NEW"
+
+
 def order_json(order: PaperOrder, hidden: Sequence[PaperTrade] = ()) -> dict[str, object]:
     """Return the order object without the `hidden` fills (fault read_lag)."""
     executed, fee, realized, value = order.executed, order.fee, order.realized, order.value
-    status = order.status
     if hidden:
         executed -= sum((trade.quantity for trade in hidden), ZERO)
         fee -= sum((trade.fee for trade in hidden), ZERO)
         realized -= sum((trade.realized for trade in hidden), ZERO)
         value -= sum((trade.price * trade.quantity for trade in hidden), ZERO)
-        status = "PARTIAL_FILLED" if executed else "NEW"
     return {
         "order_id": order.order_id,
         "user_id": PAPER_USER_ID,
@@ -53,7 +61,7 @@ def order_json(order: PaperOrder, hidden: Sequence[PaperTrade] = ()) -> dict[str
         "visible_quantity": order.visible,
         "symbol": order.symbol,
         "side": order.side,
-        "status": status,
+        "status": order_status(order, hidden),
         "total_fee": fee,
         "fee_asset": "USDC",
         "client_order_id": order.client_order_id,

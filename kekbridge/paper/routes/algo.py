@@ -116,10 +116,9 @@ def listing(call: Call) -> object:
         if wanted is not None and not _matches_status(exchange, root, wanted):
             continue
         found.append(root)
-    answer = responses.page(found, *call.paging(kind="algo_orders"))
-    rows = answer["rows"]
-    assert isinstance(rows, list)  # noqa: S101  page() returns a list
-    return {**answer, "rows": [responses.algo_json(exchange.state, root) for root in rows]}
+    return responses.page(
+        found, *call.paging(kind="algo_orders"), show=lambda root: responses.algo_json(exchange.state, root)
+    )
 
 
 def _matches_status(exchange: SimulatedExchange, root: AlgoNode, wanted: frozenset[str]) -> bool:

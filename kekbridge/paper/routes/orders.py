@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from kekbridge.paper import responses
 from kekbridge.paper.api import ApiRoute, Call
@@ -211,10 +212,11 @@ def listing(call: Call) -> object:
     sort = _SORTS.get(query.get("sort_by") or "CREATED_TIME_DESC")
     if sort is None:
         raise ApiError(-1005, f"sort_by must be one of {', '.join(_SORTS)}.")
-    rows: list[tuple[PaperOrder, dict[str, object]]] = []
     symbol, side, kind = query.get("symbol"), query.get("side"), query.get("order_type")
     # Open orders are indexed: for INCOMPLETE there is no need to scan the whole history.
     source = exchange.state.open_orders if wanted == OPEN_STATUSES and not exchange.faults.armed else None
+    hides_new = exchange.faults.is_armed("hide_orders") or exchange.faults.read_lag_ms() > 0
+    found: list[PaperOrder] = []
     for order in (exchange.state.orders if source is None else source).values():
         if symbol not in (None, "", order.symbol) or side not in (None, "", order.side):
             continue
@@ -222,13 +224,17 @@ def listing(call: Call) -> object:
             continue
         if (start is not None and order.created < start) or (end is not None and order.created > end):
             continue
-        if not is_visible(exchange, order):
+        if hides_new and not is_visible(exchange, order):
             continue
-        view = responses.order_json(order, hidden_trades(exchange, order))
-        if wanted is None or view["status"] in wanted:
-            rows.append((order, view))
-    rows.sort(key=lambda row: (getattr(row[0], sort[0]), row[0].order_id), reverse=sort[1])
-    return responses.page([view for _, view in rows], *call.paging(kind="orders"))
+        status = responses.order_status(order, hidden_trades(exchange, order)) if hides_new else order.status
+        if wanted is None or status in wanted:
+            found.append(order)
+    found.sort(key=attrgetter(sort[0], "order_id"), reverse=sort[1])
+    return responses.page(
+        found,
+        *call.paging(kind="orders"),
+        show=lambda order: responses.order_json(order, hidden_trades(exchange, order)),
+    )
 
 
 def trades_of_order(call: Call) -> object:
@@ -252,10 +258,7 @@ def trades(call: Call) -> object:
         and (start is None or trade.at >= start)
         and (end is None or trade.at <= end)
     ]
-    number_, size = call.paging(kind="trades")
-    answer = responses.page(found, number_, size)
-    first = (number_ - 1) * size
-    return {**answer, "rows": [responses.trade_json(trade) for trade in found[first : first + size]]}
+    return responses.page(found, *call.paging(kind="trades"), show=responses.trade_json)
 
 
 def trade(call: Call) -> object:
