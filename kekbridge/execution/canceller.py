@@ -2,8 +2,8 @@
 
 What is to be cancelled is stored with the order (`Order.cancel_requested_at`), so that a restart goes on with it. An order that is still
 queued is denied; one at the exchange is cancelled there again and again, with growing pauses; one whose outcome is unknown is cancelled
-once it is found. Cancel steps of alerts cover orders that kekbridge placed. The stop and take-profit of a filled entry stay: they protect
-a position that a cancel does not close.
+once it is found. Cancel steps of alerts cover orders that kekbridge placed, as `Order.ends_by_cancel` says: exits that trade at once live
+until they are done, and the stop and take-profit of a filled entry protect a position that a cancel does not close.
 """
 
 from __future__ import annotations
@@ -133,8 +133,10 @@ class OrderCanceller:
                 await self._updates.wait_for_change(name, _POLL_EVERY_S)
         try:
             ended = await self._database.read(cancels.ended_orders, cancel)
-            filled = [f"{name}: it was filled first" for name, status in ended if status is OrderStatus.FILLED]
-            canceled = sum(status in _CANCELED for _, status in ended)
+            filled = [
+                f"{order.client_order_id}: it was filled first" for order in ended if order.status is OrderStatus.FILLED
+            ]
+            canceled = sum(order.status in _CANCELED for order in ended)
             end = cancels.end_entry(cancel, canceled=canceled, error="; ".join(filled) or None, now=self._clock())
             await self._database.write(projector.record, end)
         except KekbridgeError as error:

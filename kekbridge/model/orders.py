@@ -243,6 +243,15 @@ class Order(Struct, frozen=True, kw_only=True):
         return self.intent.purpose is Purpose.EXIT
 
     @property
+    def ends_by_cancel(self) -> bool:
+        """True if the cancel of an alert covers it: entries, and exits that rest at the exchange for a price.
+
+        An exit that trades at once lives until it is done, also while it cannot be sent, and protective orders live as long as their
+        position: a cancel must not leave a position open that an alert has closed, or without its stop.
+        """
+        return self.is_entry or (self.is_exit and self.intent.may_rest)
+
+    @property
     def closes_position(self) -> bool:
         """True for an exit that leaves the whole position at once: it ends the entries of its webhook that are still queued before it."""
         intent = self.intent

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.model import CancelRequest, OrderStatus
-from kekbridge.store import alerts, codec
+from kekbridge.model import CancelRequest, Order
+from kekbridge.store import alerts, codec, orders
 from kekbridge.store.facts import plain_entry
 from kekbridge.store.journal import Entry
 
@@ -78,7 +78,7 @@ def store_end(connection: sqlite3.Connection, alert_id: str, data: Mapping[str, 
 
 
 _COVERED: Final = (
-    " o.purpose <> 'protect' AND o.created_at <= ?1 AND o.alert_id <> ?2"
+    " o.created_at <= ?1 AND o.alert_id <> ?2"
     " AND (?3 IS NULL OR o.symbol = ?3) AND (?4 IS NULL OR json_extract(a.payload, '$.comment') = ?4) ORDER BY o.sequence"
 )
 
@@ -86,24 +86,23 @@ _COVERED: Final = (
 def open_orders(connection: sqlite3.Connection, cancel: StoredCancel) -> tuple[str, ...]:
     """Client order ids of the open orders that a cancel step covers: its symbol, its comment, of alerts older than its own.
 
-    Exits that protect an open position have no row here (they belong to a filled entry), and protective orders are excluded: a cancel
-    must not leave a position without its stop.
+    Of every webhook; what kind of order may be cancelled is `Order.ends_by_cancel`.
     """
-    rows = connection.execute(
-        f"SELECT o.client_order_id FROM orders o JOIN alerts a ON a.id = o.alert_id WHERE o.finished_at IS NULL AND {_COVERED}",
-        _covered_values(cancel),
-    )
-    return tuple(row[0] for row in rows)
+    return tuple(order.client_order_id for order in _covered(connection, cancel, "o.finished_at IS NULL"))
 
 
-def ended_orders(connection: sqlite3.Connection, cancel: StoredCancel) -> tuple[tuple[str, OrderStatus], ...]:
-    """Client order ids and states of the orders that a cancel step, or a later one, was the first to cover, and that have ended."""
+def ended_orders(connection: sqlite3.Connection, cancel: StoredCancel) -> tuple[Order, ...]:
+    """The orders that a cancel step, or a later one, was the first to cover, and that have ended."""
+    return _covered(connection, cancel, "o.cancel_requested_at >= ?1 AND o.finished_at IS NOT NULL")
+
+
+def _covered(connection: sqlite3.Connection, cancel: StoredCancel, state: str) -> tuple[Order, ...]:
     rows = connection.execute(
-        "SELECT o.client_order_id, o.status FROM orders o JOIN alerts a ON a.id = o.alert_id"
-        f" WHERE o.cancel_requested_at >= ?1 AND o.finished_at IS NOT NULL AND {_COVERED}",
+        f"SELECT {orders.COLUMNS} FROM orders o JOIN alerts a ON a.id = o.alert_id WHERE {state} AND {_COVERED}",
         _covered_values(cancel),
     )
-    return tuple((name, OrderStatus(status)) for name, status in rows)
+    found = (orders.order_from(row) for row in rows)
+    return tuple(order for order in found if order.ends_by_cancel)
 
 
 def _covered_values(cancel: StoredCancel) -> tuple[str | None, ...]:

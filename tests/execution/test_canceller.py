@@ -73,6 +73,44 @@ async def test_a_queued_order_is_denied(bridge: Bridge) -> None:
     assert await bridge.journal("order_accepted") == []
 
 
+@pytest.mark.parametrize("sender", ["main", "other"])
+@pytest.mark.parametrize("action", ["cancel", "cancel_all"])
+async def test_a_close_that_is_not_sent_yet_stays(bridge: Bridge, sender: str, action: str) -> None:
+    """An exit lives until it is done: a cancel, also of another webhook, ends no close that waits for the exchange."""
+    bridge.add_webhook("other")
+    await bridge.send(quantity="0.02")
+    await bridge.fault("rate_limit", path="/v1/order", method="POST")
+    _, leaving = await bridge.send(action="close", quantity=None)
+    _, answer = await bridge.send(sender, action=action, quantity=None)
+    assert (await _ended(bridge, str(answer["alertId"]))).status == "done"
+    await bridge.clear_faults()
+    await bridge.until_stored(leaving, "filled")
+    assert await bridge.positions() == {}
+
+
+async def test_only_the_entry_of_a_waiting_flip_is_cancelled(bridge: Bridge) -> None:
+    """The position is closed as the flip wanted, and the other side is not opened any more."""
+    await bridge.send(quantity="0.02")
+    await bridge.fault("rate_limit", path="/v1/order", method="POST")
+    _, flip = await bridge.send(action="flip", quantity=None)
+    assert await _cancel(bridge) == "done"
+    await bridge.clear_faults()
+    await bridge.until_settled()
+    closing, entry = [order for order in await bridge.orders() if order.webhook_id and order.leg in (0, 1)][-2:]
+    assert (closing.client_order_id, closing.status) == (flip["clientOrderId"], OrderStatus.FILLED)
+    assert (entry.status, entry.code) == (OrderStatus.DENIED, "canceled_by_alert")
+    assert await bridge.positions() == {}
+
+
+async def test_a_resting_exit_is_cancelled(bridge: Bridge) -> None:
+    """A limit close rests because the trader wanted a price: it is an open order like any other."""
+    await bridge.send(quantity="0.02")
+    _, resting = await bridge.send(action="close", quantity=None, orderType="limit", limitPrice="70000")
+    assert await _cancel(bridge) == "done"
+    assert (await bridge.order(resting)).status is OrderStatus.CANCELED
+    assert await bridge.positions() == {BTC: D("0.02")}
+
+
 async def test_the_stop_of_a_position_stays(bridge: Bridge) -> None:
     """A cancel closes no position, so its stop must stay."""
     await bridge.send(stopLoss="2%")

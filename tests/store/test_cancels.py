@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from kekbridge.execution.book import Book
-from kekbridge.model import CancelRequest, OrderStatus, Purpose
+from kekbridge.model import CancelRequest, OrderStatus, OrderType, Purpose
 from kekbridge.model.admission import Decision
 from kekbridge.store import alerts, cancels, orders
 from kekbridge.store.cancels import StoredCancel
@@ -75,6 +75,29 @@ def test_only_older_open_orders_of_the_request_are_covered(connection: sqlite3.C
     assert covered(plain.alert_id) == (other.client_order_id,)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "order_type", "is_covered"),
+    [
+        (Purpose.ENTRY, OrderType.MARKET, True),
+        (Purpose.ENTRY, OrderType.LIMIT, True),
+        (Purpose.ENTRY, OrderType.STOP, True),
+        (Purpose.EXIT, OrderType.LIMIT, True),
+        (Purpose.EXIT, OrderType.STOP, True),
+        (Purpose.EXIT, OrderType.POST_ONLY, True),
+        (Purpose.EXIT, OrderType.MARKET, False),
+        (Purpose.EXIT, OrderType.IOC, False),
+        (Purpose.EXIT, OrderType.FOK, False),
+        (Purpose.PROTECT, OrderType.STOP, False),
+    ],
+)
+def test_a_cancel_covers_entries_and_what_rests(
+    book: Book, purpose: Purpose, order_type: OrderType, is_covered: bool
+) -> None:
+    """Never an exit that trades at once, nor what protects a position."""
+    wanted = (intent if purpose is Purpose.ENTRY else exit_intent)(purpose=purpose, order_type=order_type)
+    assert store_order(book, wanted).ends_by_cancel is is_covered
+
+
 def test_orders_that_a_step_ended_are_found_after_a_restart(connection: sqlite3.Connection, book: Book) -> None:
     """Those that were to be cancelled for it and have an end, with that end; not the ones that ended before, or are still open."""
     gone, filled, still_open = (book.request_cancel(store_order(book), now=NOW) for _ in range(3))
@@ -82,5 +105,8 @@ def test_orders_that_a_step_ended_are_found_after_a_restart(connection: sqlite3.
     bring(book, gone, S.CANCELED)
     bring(book, filled, S.FILLED)
     found = cancels.ended_orders(connection, _step())
-    assert found == ((gone.client_order_id, S.CANCELED), (filled.client_order_id, S.FILLED))
+    assert [(each.client_order_id, each.status) for each in found] == [
+        (gone.client_order_id, S.CANCELED),
+        (filled.client_order_id, S.FILLED),
+    ]
     assert orders.get(connection, still_open.client_order_id).cancel_requested_at == NOW
