@@ -123,6 +123,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("exchange_unreachable", 422, "The exchange could not be reached; it is proven that the order does not exist there.", "Check the network; see GET /readyz."),
     ("exchange_busy", 422, "The exchange accepted no orders (rate limit or maintenance) until the alert was too old.", "Try again later."),
     ("superseded", 422, "The exit was not sent: its position was closed meanwhile, or a later alert of the webhook keeps it open.", "Nothing to do."),
+    ("exit_canceled", 422, "The exchange canceled the exit before all of it was filled, within the bound that the alert set (slippage, limit price); the position is still open.", "Send the exit again, with a wider slippage or without one."),
     ("withdrawn", 422, "A stop, take-profit or close that kekbridge had added was not sent: the position does not need it any more.", "Nothing to do."),
     ("overtaken_by_exit", 422, "A later alert closed the position before the entry could be sent; the entry was dropped.", "Nothing to do."),
     ("leverage_not_set", 422, "The exchange did not set the requested leverage in time; the order was not sent.", "Set the leverage on the exchange's website, or omit leverage; 5 changes per minute are allowed."),

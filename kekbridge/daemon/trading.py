@@ -65,6 +65,7 @@ class TradingServices:
             clock=clock,
             protection_changed=lambda symbol: self.protection.wake(symbol),
             order_settled=lambda: self.dispatcher.wake(),
+            exit_canceled=lambda order: self.exits.continue_canceled(order),
         )
         self.reconciler = Reconciler(book=book, exchange=exchange, tracker=self.tracker, settings=settings, clock=clock)
         self._history = HistoryCheck(book=book, database=database, exchange=exchange, clock=clock)

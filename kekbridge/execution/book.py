@@ -184,6 +184,13 @@ class Book:
         """Reserve room for a new order. Its row is appended by the caller."""
         self._move(None, order)
 
+    def append_order(self, order: Order, *, now: datetime) -> None:
+        """Reserve room for a new order, append its row and publish it."""
+        fact = self.apply(None, order, now=now)
+        assert fact is not None  # noqa: S101 - a new order is a change
+        self._append(facts.order_entry(fact))
+        self._publish(fact.after)
+
     def remove(self, order: Order) -> None:
         """Undo `add`: the row of the order could not be stored."""
         name, symbol = order.client_order_id, order.intent.symbol

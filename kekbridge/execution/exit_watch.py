@@ -1,7 +1,8 @@
 """Watch queued exits: each lives as long as the position that it was admitted against, however long it cannot be sent.
 
 It ends as superseded once that position was flat or changed sides, or once a later alert of its webhook wants to keep the position. Entries
-that an exit overtakes end when the exit is queued. While an exit waits, the trader hears that the position is still open.
+that an exit overtakes end when the exit is queued. What the exchange leaves open of a market exit (a thin book, the price band) is queued
+again as an order of its own. While an exit waits, the trader hears that the position is still open.
 """
 
 from __future__ import annotations
@@ -15,8 +16,20 @@ from kekbridge.exchange.base import Exchange
 from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
 from kekbridge.execution.order_queue import SUPERSEDED
+from kekbridge.formatting import amount
 from kekbridge.log import get_logger
-from kekbridge.model import ZERO, AccountSnapshot, MarginMode, Order, OrderStatus, TradingState
+from kekbridge.model import (
+    FIRST_RETRY_LEG,
+    NEVER,
+    ZERO,
+    AccountSnapshot,
+    MarginMode,
+    Order,
+    OrderStatus,
+    OrderType,
+    TradingState,
+    client_order_id_of,
+)
 from kekbridge.risk.exposure import went_flat
 
 log = get_logger("kekbridge.execution.exit_watch")
@@ -26,6 +39,10 @@ _STILL_OPEN_AFTER: Final = timedelta(seconds=10)
 _STILL_OPEN_EVERY: Final = timedelta(hours=1)
 # Fills so soon after an order was sent may be older by the exchange's clock.
 _CLOCK_MARGIN: Final = timedelta(seconds=1)
+# Pause before an exit that the exchange canceled is sent again, doubled with each try: its book may be empty for long.
+_FIRST_RETRY_S: Final = 0.5
+_LONGEST_RETRY_S: Final = 30.0
+_MOST_DOUBLINGS: Final = 10
 _GONE: Final = "the position that it was to close was closed meanwhile"
 
 
@@ -52,7 +69,8 @@ class ExitWatch:
         self._exchange = exchange
         self._clock = clock
         self._seen_open: set[str] = set()  # client order ids of exits whose position was open while they were queued
-        self._noted_at: dict[str, datetime] = {}  # by client order id: when the trader last heard that it waits
+        # By alert and market: when the trader last heard that its exits wait.
+        self._noted_at: dict[tuple[str, str], datetime] = {}
         exchange.listen_account(self._on_account)
 
     def position_of(self, symbol: str) -> Decimal:
@@ -87,7 +105,7 @@ class ExitWatch:
     def end_overtaken_entries(self, leaving: Order, *, now: datetime) -> None:
         """Deny queued entries that an exit of the whole position overtakes: sent later they would reopen what the strategy has left."""
         for order in list(self._book.queued.values()):
-            is_before = order.sequence < leaving.sequence and order.webhook_id == leaving.webhook_id
+            is_before = order.sequence < self._admission(leaving) and order.webhook_id == leaving.webhook_id
             if is_before and order.is_entry and order.intent.symbol == leaving.intent.symbol:
                 error = "a later alert closed the position before this entry could be sent"
                 denied = transitions.denied(order, code="overtaken_by_exit", error=error, now=now)
@@ -99,14 +117,75 @@ class ExitWatch:
         if position * target <= 0 or abs(target) < abs(position):
             return
         for order in list(self._book.queued.values()):
-            is_before = order.sequence < entry.sequence and order.webhook_id == entry.webhook_id
+            is_before = self._admission(order) < entry.sequence and order.webhook_id == entry.webhook_id
             is_same = order.intent.symbol == entry.intent.symbol and position * order.intent.side.sign < 0
             if is_before and is_same and order.is_exit:
                 text = "a later alert of the same webhook keeps the position open"
                 self._supersede(order, text, now=now)
                 for leg in list(self._book.queued.values()):
-                    if leg.alert_id == order.alert_id and leg.leg > order.leg:
+                    if leg.alert_id == order.alert_id and leg.asked_leg > order.asked_leg:
                         self._supersede(leg, text, now=now)
+
+    def _admission(self, order: Order) -> int:
+        """The sequence of an order's admission; of a retry, that of the order which the alert asked for."""
+        return order_queue.first_try(self._book, order).sequence
+
+    # ------------------------------------------------------------------------------------------------- canceled by the exchange
+
+    def continue_canceled(self, order: Order) -> Order:
+        """Queue what an exit that the exchange has just canceled leaves open; returns it as it is to be recorded.
+
+        To be called before the cancel is recorded: a crash in between finds the retry, which waits for it, never an exit that nothing
+        continues. An exit with a bound of its own (slippage, a limit price) is not sent again; the trader hears what is still open.
+        """
+        now = self._clock()
+        rest = order_queue.rest_of(order)
+        is_open = self._position_of_exit(order) * order.intent.side.sign < 0
+        legs = self._book.legs.get(order.alert_id, {})
+        leg = order.leg + FIRST_RETRY_LEG
+        if not rest or not is_open or leg in legs:
+            return order
+        found = f"the exchange canceled the order with {amount(rest)} of {amount(order.intent.quantity)} not filled"
+        if order.intent.order_type is not OrderType.MARKET or order.intent.slippage is not None:
+            if any(self._takes_over(each, order) for each in legs.values()):
+                return order
+            bound = "slippage" if order.intent.order_type is OrderType.MARKET else "limit price"
+            text = f"{found}, within the {bound} that the alert allows; it is not sent again"
+            self._book.note("exit_canceled", order, now=now, data={"quantity": rest, "reason": text})
+            log.warning("exit_canceled", client_order_id=order.client_order_id, left_open=rest)
+            return transitions.left_open(order, error=text)
+        doublings = min(order.leg // FIRST_RETRY_LEG, _MOST_DOUBLINGS)
+        pause = min(_FIRST_RETRY_S * 2**doublings, _LONGEST_RETRY_S)
+        retry = Order(
+            client_order_id=client_order_id_of(order.alert_id, leg),
+            alert_id=order.alert_id,
+            webhook_id=order.webhook_id,
+            leg=leg,
+            sequence=self._book.next_sequence(),
+            intent=order_queue.retry_of(order, rest),
+            status=OrderStatus.QUEUED,
+            created_at=now,
+            expires_at=NEVER,
+            next_attempt_at=now + timedelta(seconds=pause),
+            error=found,
+        )
+        self._book.append_order(retry, now=now)
+        log.warning("exit_canceled", client_order_id=order.client_order_id, left_open=rest, retry=retry.client_order_id)
+        self._apply_later_targets(retry, now=now)
+        return order
+
+    def _takes_over(self, entry: Order, leaving: Order) -> bool:
+        """True for the entry of a flip, which trades what the exit before it has left open (`order_queue.left_open`)."""
+        leg = order_queue.leg_before(self._book, entry) if entry.is_entry and entry.finished_at is None else None
+        is_same = entry.intent.symbol == leaving.intent.symbol and entry.intent.target_quantity is not None
+        return is_same and leg is not None and leg.client_order_id == leaving.client_order_id
+
+    def _apply_later_targets(self, retry: Order, *, now: datetime) -> None:
+        """End a retry that an alert of its webhook has replaced which came while the order before it was at the exchange."""
+        for entry in list(self._book.by_symbol.get(retry.intent.symbol, {}).values()):
+            target = entry.intent.target_quantity
+            if entry.is_entry and target is not None and entry.webhook_id == retry.webhook_id:
+                self._supersede_exits(entry, target, now=now)
 
     # ------------------------------------------------------------------------------------------------------------ watching
 
@@ -128,7 +207,7 @@ class ExitWatch:
         if order.attempt and self._was_flat(order, position):
             self._supersede(order, _GONE + "; what is open now was opened later", now=now)
             return False
-        if now - order.created_at >= _STILL_OPEN_AFTER:
+        if now - order_queue.first_try(self._book, order).created_at >= _STILL_OPEN_AFTER:
             self.note_waiting(order, now=now)
         return True
 
@@ -147,7 +226,7 @@ class ExitWatch:
     def _is_behind(self, order: Order) -> bool:
         """True while orders of its market that were admitted before it may still trade: it was admitted against what they lead to."""
         for other in self._book.by_symbol.get(order.intent.symbol, {}).values():
-            if other.sequence < order.sequence and not (other.is_settled or other.is_protective):
+            if other.sequence < self._admission(order) and not (other.is_settled or other.is_protective):
                 leg = order_queue.leg_before(self._book, other)
                 if leg is None or leg.finished_at is not None:
                     return True
@@ -172,17 +251,18 @@ class ExitWatch:
         """Say that an exit of an open position is not sent yet, and why; at most once an hour, and not while a halt holds it."""
         if self._position_of_exit(order) * order.intent.side.sign >= 0 or self.is_held(order):
             return
-        last = self._noted_at.get(order.client_order_id)
+        key = (order.alert_id, order.intent.symbol)
+        last = self._noted_at.get(key)
         if last is not None and now - last < _STILL_OPEN_EVERY:
             return
-        self._noted_at[order.client_order_id] = now
+        self._noted_at[key] = now
         reason = " ".join(filter(None, (order.code, order.error))) or "it waits for an earlier order of its market"
         self._book.note("exit_waiting", order, now=now, data={"waiting_for": reason})
         log.warning("exit_waiting", client_order_id=order.client_order_id, code=order.code, reason=reason)
 
     def _forget(self, order: Order) -> None:
         self._seen_open.discard(order.client_order_id)
-        self._noted_at.pop(order.client_order_id, None)
+        self._noted_at.pop((order.alert_id, order.intent.symbol), None)
 
     def forget_ended(self) -> None:
         """Forget the exits that have ended."""
@@ -190,5 +270,5 @@ class ExitWatch:
             return
         ended = self._seen_open - self._book.orders.keys()
         self._seen_open -= ended
-        for name in self._noted_at.keys() - self._book.orders.keys():
-            del self._noted_at[name]
+        for key in [key for key in self._noted_at if key[0] not in self._book.legs]:
+            del self._noted_at[key]

@@ -13,9 +13,10 @@ from decimal import Decimal
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from kekbridge.execution.book import Book
-from kekbridge.model import Order, OrderStatus, OrderType, Purpose
+from kekbridge.model import FIRST_RETRY_LEG, NEVER, Order, OrderIntent, OrderStatus, OrderType, Purpose
 from kekbridge.model.market import ZERO
 from kekbridge.store.alerts import NOTHING_TO_CLOSE
 
@@ -166,9 +167,55 @@ def _next_step(book: Book, order: Order, now: datetime) -> Literal["send", "late
 
 
 def leg_before(book: Book, order: Order) -> Order | None:
-    """The leg that an order waits or waited for; None without one."""
+    """The leg that an order waits or waited for, or the last retry of that leg; None without one."""
     after_leg = order.intent.after_leg
-    return None if after_leg is None else book.legs.get(order.alert_id, {}).get(after_leg)
+    leg = None if after_leg is None else book.legs.get(order.alert_id, {}).get(after_leg)
+    return leg if leg is None or order.is_retry else _last_try(book, leg)
+
+
+def first_try(book: Book, order: Order) -> Order:
+    """The order that a retry continues, as the alert asked for it; any other order itself."""
+    return book.legs.get(order.alert_id, {}).get(order.asked_leg, order)
+
+
+def _last_try(book: Book, order: Order) -> Order:
+    legs = book.legs.get(order.alert_id, {})
+    while (later := legs.get(order.leg + FIRST_RETRY_LEG)) is not None:
+        order = later
+    return order
+
+
+def rest_of(exit_order: Order) -> Decimal:
+    """What an exit was to close and the exchange canceled, in base units; zero for any other order or state.
+
+    Zero also if it could rest for a price, if it was to be cancelled, and for a close by hand, which has rounds of its own.
+    """
+    intent = exit_order.intent
+    is_left = exit_order.is_exit and exit_order.status is OrderStatus.CANCELED and not intent.may_rest
+    if not is_left or exit_order.cancel_requested_at is not None or exit_order.expires_at != NEVER:
+        return ZERO
+    return max(intent.quantity - exit_order.executed_quantity, ZERO)
+
+
+def retry_of(exit_order: Order, rest: Decimal) -> OrderIntent:
+    """What is sent again after the exchange canceled an exit with `rest` not executed: never more than that."""
+    is_whole = exit_order.intent.close_fraction == 1
+    return replace(
+        exit_order.intent,
+        quantity=rest,
+        close_fraction=exit_order.intent.close_fraction if is_whole else None,
+        largest_quantity=rest if is_whole else None,
+        after_leg=exit_order.leg,
+    )
+
+
+def limited_to_rest(book: Book, order: Order) -> Order:
+    """A retry, limited to what the order before it has not executed by now; any other order as it is."""
+    before = leg_before(book, order) if order.is_retry else None
+    if before is None:
+        return order
+    rest = max(before.intent.quantity - before.executed_quantity, ZERO)
+    return order if rest >= order.intent.quantity else replace(order, intent=retry_of(before, rest))
 
 
 def has_succeeded(leg: Order) -> bool:
@@ -183,10 +230,10 @@ def has_succeeded(leg: Order) -> bool:
 
 
 def left_open(book: Book, order: Order) -> Decimal:
-    """What the legs before an order were to close in its market and did not, in base units: the exchange canceled the rest."""
+    """What the legs before an entry were to close in its market and did not, in base units: canceled, and not sent again."""
     if order.intent.after_leg is None:
         return ZERO
-    earlier = (leg for number, leg in book.legs.get(order.alert_id, {}).items() if number < order.leg)
+    earlier = (_last_try(book, leg) for number, leg in book.legs.get(order.alert_id, {}).items() if number < order.leg)
     return sum(
         (
             leg.intent.quantity - leg.executed_quantity
@@ -255,7 +302,8 @@ def may_be_claimed(
             continue
         if is_unsettled(other, now=now, settle_within_s=settle_within_s):
             return False
-        is_waiting = other.status is OrderStatus.QUEUED and leg_before(book, other) is None
+        leg = leg_before(book, other)
+        is_waiting = other.status is OrderStatus.QUEUED and (leg is None or leg.finished_at is not None)
         if is_waiting and overtakes(other, order, position, now=now):
             return False
     return True

@@ -36,6 +36,7 @@ from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import (
     FIRST_PROTECTIVE_LEG,
+    FIRST_RETRY_LEG,
     NEVER,
     Order,
     OrderIntent,
@@ -283,7 +284,8 @@ class OrderSubmitter:
     async def _claim_protective(self, entry: Order, intent: OrderIntent, draft: Order | None) -> Order:
         """Store a protective order as `submitting`, new or again; the draft as it is if it may not be sent any more."""
         if draft is None:
-            leg = max(FIRST_PROTECTIVE_LEG, *(each + 1 for each in await self._legs_of(entry)))
+            taken = await self._legs_of(entry)
+            leg = max(FIRST_PROTECTIVE_LEG, *(each + 1 for each in taken if each < FIRST_RETRY_LEG))
             before, after = None, self._new_protective(entry, intent, leg=leg)
         else:
             before = self._book.orders.get(draft.client_order_id)
@@ -400,7 +402,7 @@ class OrderSubmitter:
         return decide.recheck(
             usage,
             webhook,
-            order=order,
+            order=order_queue.limited_to_rest(self._book, order),
             snapshot=snapshot,
             policy=self._policy,
             now=now,

@@ -66,9 +66,11 @@ class OrderTracker:
         clock: Callable[[], datetime],
         protection_changed: Callable[[str | None], None],
         order_settled: Callable[[], None] = lambda: None,
+        exit_canceled: Callable[[Order], Order] = lambda order: order,
     ) -> None:
         """`protection_changed` is called with the symbol in which an entry executed or an exit may have changed (None: any),
-        `order_settled` when a report may have let the next order of a symbol go; neither may block."""
+        `order_settled` when a report may have let the next order of a symbol go; neither may block. `exit_canceled` gets an exit that the
+        exchange has canceled, before that is recorded, and returns it as it is to be recorded."""
         self._book = book
         self._database = database
         self._exchange = exchange
@@ -76,6 +78,7 @@ class OrderTracker:
         self._clock = clock
         self._protection_changed = protection_changed
         self._order_settled = order_settled
+        self._exit_canceled = exit_canceled
         self._reads = CompleteReads(database, exchange)
         self._exits: dict[str, tuple[ExitStatus, ...]] = {}  # by entry, as last recorded
         self._polling: set[asyncio.Task[None]] = set()
@@ -178,6 +181,8 @@ class OrderTracker:
         order = self._book.current(order)  # it may have changed during a query
         self._shown.add(order.client_order_id)
         after = transitions.reported(order, report, now=now)
+        if after.is_exit and after.status is OrderStatus.CANCELED and order.finished_at is None:
+            after = self._exit_canceled(after)
         # Those that its own request carries are watched beside its stop loss; without one, for themselves.
         carries_all = self._exchange.carries_all_exits(after.intent)
         has_later_exits = bool(after.executed_quantity) and (not carries_all or after.has_only_take_profits)

@@ -18,6 +18,8 @@ from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store.codec import storable
 
 ALERT_EXPIRED: Final = "alert_expired"
+#: Code of an exit that the exchange canceled within a bound of the alert: what is left of it is not sent again.
+EXIT_CANCELED: Final = "exit_canceled"
 _TOO_LATE: Final = "the alert waited longer than allowed"
 _IN_FLIGHT: Final = frozenset({OrderStatus.SUBMITTING, OrderStatus.UNKNOWN})
 # The exchange has, or had, the order.
@@ -210,6 +212,11 @@ def reported(order: Order, report: OrderStatusReport, *, now: datetime) -> Order
             "error": None,
         }
     return replace(order, **changes)
+
+
+def left_open(order: Order, *, error: str) -> Order:
+    """A canceled exit that is not sent again although its position is open, with the reason."""
+    return replace(order, code=EXIT_CANCELED, error=storable(error))
 
 
 def _status_after(order: Order, executed: Decimal, found: OrderStatus) -> OrderStatus:

@@ -13,6 +13,7 @@ from typing import Any
 from kekbridge.codes import status_of
 from kekbridge.errors import RateLimited, RequestRefused
 from kekbridge.execution.admission import Admission
+from kekbridge.execution.transitions import EXIT_CANCELED
 from kekbridge.ingress.http import WebhookResponse
 from kekbridge.model import Order, OrderStatus
 
@@ -129,8 +130,8 @@ def order_response(
     orders = [order for order in orders if not order.is_protective]  # the sender did not ask for those
     order = headline(orders)
     body: dict[str, Any] = {"success": True, "alertId": alert_id, "status": order.status}
-    if order.status in _FAILED:
-        failure = order.code or _CODES[order.status]
+    if order.status in _FAILED or (order.status is OrderStatus.CANCELED and order.code == EXIT_CANCELED):
+        failure = order.code or _CODES[order.status]  # a canceled exit has a code
         body |= {"success": False, "code": failure, "error": order.error or f"the order was {order.status}"}
         http_status = 422
     else:
@@ -155,7 +156,12 @@ def order_response(
 
 
 def headline(orders: Sequence[Order]) -> Order:
-    """The order whose status is the alert's: the first that failed, else the first not final, else the last entry, else the last."""
+    """The order whose status is the alert's: the first that failed, else the first not final, else the last entry, else the last.
+
+    Of an exit that was sent again the last try counts.
+    """
+    continued = {order.intent.after_leg for order in orders if order.is_retry}
+    orders = [order for order in orders if order.leg not in continued]
     for order in orders:
         if order.status in _FAILED and order.code != "earlier_leg_failed":
             return order
@@ -168,7 +174,7 @@ def headline(orders: Sequence[Order]) -> Order:
 
 def _leg(order: Order) -> dict[str, Any]:
     leg: dict[str, Decimal | str | int | None] = {
-        "leg": order.leg,
+        "leg": order.asked_leg,
         "status": order.status,
         "side": order.intent.side,
         "symbol": order.intent.symbol,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kekbridge.model.market import ZERO, AccountSnapshot, Instrument, MarginMode, Mark, Position
 from kekbridge.model.orders import (
     FIRST_PROTECTIVE_LEG,
+    FIRST_RETRY_LEG,
     NEVER,
     CancelRequest,
     Fill,
@@ -38,6 +39,7 @@ from kekbridge.model.webhooks import Limits, RateLimits, Webhook, WebhookSetting
 
 __all__ = [
     "FIRST_PROTECTIVE_LEG",
+    "FIRST_RETRY_LEG",
     "NEVER",
     "UNCOMMITTED",
     "ZERO",

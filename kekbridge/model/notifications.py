@@ -103,6 +103,9 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "order_rejected": _order("warning", "{webhook}: rejected by the exchange: {side} {amount}", "{reason}"),
     "exit_refused": _order("failure", "{webhook}: exit rejected twice, position still open: {side} {amount}", "{reason}"),
     "exit_waiting": _order("failure", "{webhook}: exit not sent yet, position still open: {side} {amount}", "{waiting_for}"),
+    "exit_canceled": _order(
+        "failure", "{webhook}: exit canceled by the exchange, position still open: {side} {amount}", "{reason}"
+    ),
     "order_denied": _order("warning", "{webhook}: denied {side} {amount}", "{reason}"),
     "order_expired": _order("warning", "{webhook}: not sent, too old: {side} {amount}", "{reason}"),
     "order_unknown": _order(

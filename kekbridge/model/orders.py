@@ -15,6 +15,8 @@ from kekbridge.model.market import ZERO, MarginMode
 
 #: Lower legs are orders that the alert asked for; from here on, orders that kekbridge added to protect them.
 FIRST_PROTECTIVE_LEG = 50
+#: Legs from here on are exits sent again: try n of the alert's leg k, after the first, is leg n times this plus k.
+FIRST_RETRY_LEG = 1_000_000
 #: When an exit or a protective order becomes too old to be sent: the age limit is for entries. A closed position ends both
 #: (execution/exit_watch.py, execution/protection_controller.py).
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
@@ -261,7 +263,17 @@ class Order(Struct, frozen=True, kw_only=True):
     @property
     def is_protective(self) -> bool:
         """True for an order that kekbridge added after an entry of the alert had executed."""
-        return self.leg >= FIRST_PROTECTIVE_LEG
+        return FIRST_PROTECTIVE_LEG <= self.leg < FIRST_RETRY_LEG
+
+    @property
+    def is_retry(self) -> bool:
+        """True for an exit that kekbridge added for what the exchange left open of the leg before it (`after_leg`)."""
+        return self.leg >= FIRST_RETRY_LEG
+
+    @property
+    def asked_leg(self) -> int:
+        """The leg of the alert that a retry continues; of any other order its own."""
+        return self.leg % FIRST_RETRY_LEG
 
     @property
     def is_trailing_leg(self) -> bool:

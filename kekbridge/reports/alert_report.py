@@ -104,9 +104,10 @@ class OrderTimeline:
 
     def sections(self, zone: tzinfo | None = UTC) -> Iterator[Section]:
         """The order's facts and the replies to it (both always present), then request, fills, exits and denials where there are any."""
+        number = f"{self.order.asked_leg + 1}{', sent again' if self.order.is_retry else ''}"
         yield Section(
             kind="order",
-            title=f"Order {self.order.leg + 1}: {describe_order(self.order)} {self.order.intent.symbol}",
+            title=f"Order {number}: {describe_order(self.order)} {self.order.intent.symbol}",
             rows=tuple(self._facts()),
         )
         yield Section(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from kekbridge.errors import NotFound
-from kekbridge.model import FIRST_PROTECTIVE_LEG, Order, OrderStatus, Verdict
+from kekbridge.model import FIRST_PROTECTIVE_LEG, FIRST_RETRY_LEG, Order, OrderStatus, Verdict
 from kekbridge.store import codec, settings
 from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json, verdicts_to_json
 
@@ -311,22 +311,26 @@ class HeadlineOrder(msgspec.Struct, frozen=True):
     error: str | None
     leg: int
     purpose: str
+    after_leg: int | None
 
     @classmethod
     def of(cls, order: Order) -> HeadlineOrder:
-        return cls(order.status, order.code, order.error, order.leg, order.intent.purpose)
+        return cls(order.status, order.code, order.error, order.leg, order.intent.purpose, order.intent.after_leg)
 
 
 def headline(orders: Sequence[HeadlineOrder]) -> tuple[str, str | None, str | None] | None:
     """Status, code and error of the order that matters most; None if none counts.
 
     Only the orders that the alert asked for count: a stop that rests behind a filled entry does not make the alert unfinished, and a
-    trailing stop that ended with its position does not make the alert canceled.
+    trailing stop that ended with its position does not make the alert canceled. Of an exit that was sent again the last try counts.
     """
+    continued = {order.after_leg for order in orders if order.leg >= FIRST_RETRY_LEG}
     counted = [
         order
         for order in orders
-        if order.leg < FIRST_PROTECTIVE_LEG and not (order.purpose == "protect" and order.status == "canceled")
+        if (order.leg < FIRST_PROTECTIVE_LEG or order.leg >= FIRST_RETRY_LEG)
+        and order.leg not in continued
+        and not (order.purpose == "protect" and order.status == "canceled")
     ]
     if not counted:
         return None
@@ -340,8 +344,8 @@ def headline(orders: Sequence[HeadlineOrder]) -> tuple[str, str | None, str | No
 def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
     """Copy the headline of an alert's orders to the alert. Only for projector.py, after an order changed."""
     rows = connection.execute(
-        "SELECT status, code, error, leg, purpose FROM orders WHERE alert_id = ? AND leg < ? ORDER BY leg",
-        (alert_id, FIRST_PROTECTIVE_LEG),
+        "SELECT status, code, error, leg, purpose, after_leg FROM orders WHERE alert_id = ? AND (leg < ? OR leg >= ?) ORDER BY leg",
+        (alert_id, FIRST_PROTECTIVE_LEG, FIRST_RETRY_LEG),
     ).fetchall()
     found = headline([HeadlineOrder(*row) for row in rows])
     if found is not None:

@@ -13,9 +13,21 @@ from msgspec.structs import replace
 from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
 from kekbridge.execution.order_queue import QueueHead, left_open
-from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
+from kekbridge.model import (
+    FIRST_RETRY_LEG,
+    NEVER,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Purpose,
+    Side,
+    client_order_id_of,
+)
+from kekbridge.planning.build_orders import resize
 from tests.store.factories import EXPIRES, NOW, admitting, exit_intent, intent, new_alert
 from tests.stored import accept, add_protective, bring, claim, report, store_alert
+from tests.trading import BTC, snapshot
 
 ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"
 SETTLE_S = 10.0
@@ -195,6 +207,88 @@ def test_what_an_earlier_leg_left_open(book: Book, ending: OrderStatus, executed
     report(book, accept(book, claim(book, close)), ending, Decimal(executed))
     assert left_open(book, entry) == Decimal(left)
     assert left_open(book, close) == 0
+
+
+def _retried(book: Book, order: Order, executed: str) -> tuple[Order, Order]:
+    """An exit that the exchange canceled after it had executed this much, with the retry of its rest."""
+    order = report(book, accept(book, claim(book, order)), S.CANCELED, Decimal(executed))
+    leg = order.leg + FIRST_RETRY_LEG
+    retry = replace(
+        order,
+        client_order_id=client_order_id_of(order.alert_id, leg),
+        leg=leg,
+        sequence=book.next_sequence(),
+        intent=order_queue.retry_of(order, order.intent.quantity - order.executed_quantity),
+        status=S.QUEUED,
+        order_id=None,
+        executed_quantity=Decimal(0),
+        average_price=None,
+        attempt=0,
+        submitted_at=None,
+        accepted_at=None,
+        finished_at=None,
+    )
+    book.append_order(retry, now=NOW)
+    return order, retry
+
+
+def test_a_leg_waits_for_the_last_retry_of_the_leg_before_it(book: Book) -> None:
+    """Then nothing is left for an entry to make up for, except what the last one left."""
+    close, entry = put(book, exit_intent(quantity=Decimal(1)), intent(after_leg=0))
+    close, retry = _retried(book, close, "0.4")
+    assert names(book) == ids(retry)
+    assert order_queue.first_try(book, retry) == close
+    retry, second = _retried(book, retry, "0.5")
+    assert second.intent.quantity == Decimal("0.1")
+    assert names(book) == ids(second)
+    second = report(book, accept(book, claim(book, second)), S.CANCELED, Decimal("0.07"))
+    assert left_open(book, entry) == Decimal("0.03")
+    assert names(book) == ids(entry)
+
+
+@given(
+    asked=st.integers(1, 1000),
+    at_cancel=st.integers(0, 1000),
+    later=st.integers(0, 1000),
+    fraction=st.sampled_from([None, "0.25", "1"]),
+    held=st.integers(0, 2000),
+)
+def test_a_retry_never_closes_more_than_is_left(
+    asked: int, at_cancel: int, later: int, fraction: str | None, held: int
+) -> None:
+    """Of what the alert asked for, also after a late fill of the order before it, and of the position."""
+    book = Book()
+    step = Decimal("0.001")
+    wanted = exit_intent(
+        symbol=BTC, quantity=asked * step, close_fraction=None if fraction is None else Decimal(fraction)
+    )
+    executed = min(at_cancel, asked) * step
+    close, retry = _retried(book, put(book, wanted)[0], str(executed))
+    executed = max(executed, min(later, asked) * step)
+    if executed > close.executed_quantity:
+        report(book, close, S.FILLED, executed)
+    limited = order_queue.limited_to_rest(book, retry).intent
+    sized = resize(limited, snapshot({BTC: str(held * step)} if held else None))
+    left = min(asked * step - executed, held * step)
+    assert (Decimal(0) if sized is None else sized.quantity) == left
+
+
+NOT_RETRIED: list[tuple[dict[str, object], dict[str, object]]] = [
+    ({"purpose": Purpose.ENTRY}, {}),
+    ({"purpose": Purpose.PROTECT}, {}),
+    ({"order_type": OrderType.LIMIT, "limit_price": Decimal(60_000)}, {}),
+    ({}, {"status": S.FILLED}),
+    ({}, {"cancel_requested_at": NOW}),
+    ({}, {"expires_at": EXPIRES}),
+]
+
+
+@pytest.mark.parametrize(("wanted", "changes"), NOT_RETRIED)
+def test_what_is_not_sent_again(book: Book, wanted: dict[str, object], changes: dict[str, object]) -> None:
+    """Only a market exit of an alert that the exchange canceled by itself leaves a rest."""
+    canceled = replace(put(book, exit_intent(quantity=Decimal(1)))[0], status=S.CANCELED, expires_at=NEVER)
+    assert order_queue.rest_of(canceled) == 1
+    assert order_queue.rest_of(replace(canceled, intent=replace(canceled.intent, **wanted), **changes)) == 0
 
 
 def test_close_with_nothing_to_close_lets_the_next_leg_follow(book: Book) -> None:

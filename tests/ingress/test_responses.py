@@ -8,7 +8,7 @@ import pytest
 
 from kekbridge.errors import RateLimited, Refused, Unauthenticated
 from kekbridge.ingress import responses
-from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, OrderType, Purpose
+from kekbridge.model import FIRST_PROTECTIVE_LEG, FIRST_RETRY_LEG, OrderStatus, OrderType, Purpose
 from tests.execution.test_updates import order
 from tests.store.factories import NOW, exit_intent, intent
 
@@ -65,6 +65,25 @@ def test_the_failed_leg_determines_the_response() -> None:
     response = responses.order_response(orders, alert_id="a", now=NOW)
     assert (response.status, response.body["code"]) == (422, "orderly:-1101")
     assert [leg["leg"] for leg in response.body["orders"]] == [0, 1, 2]
+
+
+def test_of_an_exit_that_was_sent_again_the_last_try_counts() -> None:
+    """Not done while it waits; what each try has filled is listed under the leg that was asked for."""
+    canceled = order(0, OrderStatus.CANCELED, intent=exit_intent(), **FILL)
+    waiting = order(FIRST_RETRY_LEG, OrderStatus.QUEUED, intent=exit_intent(after_leg=0))
+    response = responses.order_response([canceled, waiting], alert_id="a", now=NOW)
+    assert (response.status, response.body["status"]) == (202, "queued")
+    filled = order(FIRST_RETRY_LEG, OrderStatus.FILLED, intent=exit_intent(after_leg=0), **FILL)
+    response = responses.order_response([canceled, filled], alert_id="a", now=NOW)
+    assert (response.status, response.body["status"]) == (200, "filled")
+    assert [(leg["leg"], leg["status"]) for leg in response.body["orders"]] == [(0, "canceled"), (0, "filled")]
+
+
+def test_an_exit_that_was_canceled_for_good_has_failed() -> None:
+    """Its position is still open: the sender hears it as a failure."""
+    canceled = order(0, OrderStatus.CANCELED, intent=exit_intent(), code="exit_canceled", error="0.1 of 0.1 not filled")
+    response = responses.order_response([canceled], alert_id="a", now=NOW)
+    assert (response.status, response.body["success"], response.body["code"]) == (422, False, "exit_canceled")
 
 
 def test_protective_orders_do_not_change_the_response() -> None:

@@ -81,6 +81,11 @@ TEXTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "btc-trend: exit not sent yet, position still open: sell 0.05 BTC",
         "the exchange does not answer",
     ),
+    "exit_canceled": (
+        SELL | {"reason": "the exchange canceled the order with 0.05 of 0.05 not filled"},
+        "btc-trend: exit canceled by the exchange, position still open: sell 0.05 BTC",
+        "the exchange canceled the order with 0.05 of 0.05 not filled",
+    ),
     "order_denied": (
         BUY | {"reason": "daily limit 20,000 used up until 00:00"},
         "btc-trend: denied buy 0.05 BTC",

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "overtaken_by_exit": ("execution/test_dispatcher.py", "overtaken_by_exit"),
     "isolated_position": ("system/test_margin_modes.py", "isolated_position"),
     "canceled_by_hand": ("execution/test_manual_orders.py", "canceled_by_hand"),
+    "exit_canceled": ("execution/test_exit_watch.py", "exit_canceled"),
     "superseded": ("execution/test_exit_watch.py", "superseded"),
     "withdrawn": ("execution/test_protection_controller.py", "withdrawn"),
     "no_mark_price": ("risk/test_rules.py", "no_mark_price"),

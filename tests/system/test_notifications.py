@@ -32,6 +32,7 @@ BY_HISTORY = {
     "order_denied",
     "order_expired",
     "exit_waiting",
+    "exit_canceled",
     "cancel_failed",
     "cancel_waiting",
     "ghost_order",
