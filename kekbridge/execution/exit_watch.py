@@ -140,7 +140,8 @@ class ExitWatch:
         """
         now = self._clock()
         rest = order_queue.rest_of(order)
-        is_open = self._position_of_exit(order) * order.intent.side.sign < 0
+        # Before the first snapshot the position is not known; the claim of the retry looks at it again.
+        is_open = self._exchange.snapshot is None or self._position_of_exit(order) * order.intent.side.sign < 0
         legs = self._book.legs.get(order.alert_id, {})
         leg = order.leg + FIRST_RETRY_LEG
         if not rest or not is_open or leg in legs:

@@ -295,7 +295,7 @@ async def test_a_canceled_exit_whose_position_is_gone_is_not_sent_again(bridge: 
 
 
 @pytest.mark.parametrize(
-    "bound", [{"slippage": "0.5%"}, {"orderType": "ioc", "limitPrice": "64999"}], ids=["slippage", "ioc"]
+    "bound", [{"slippage": "0.5%"}, {"orderType": "ioc", "limitPrice": "65500"}], ids=["slippage", "ioc"]
 )
 async def test_an_exit_with_a_bound_of_its_own_is_not_sent_again(bridge: Bridge, bound: dict[str, str]) -> None:
     """The trader has said at which price it may trade: the answer and a notification say how much is still open."""
@@ -306,7 +306,7 @@ async def test_an_exit_with_a_bound_of_its_own_is_not_sent_again(bridge: Bridge,
         await _cancel_at_exchange(bridge)
         status, answer = await asked
     else:
-        status, answer = await bridge.send(action="close", quantity=None, **(bound | {"limitPrice": "65500"}))
+        status, answer = await bridge.send(action="close", quantity=None, **bound)
     assert (status, answer["success"], answer["code"]) == (422, False, "exit_canceled"), answer
     heard = await bridge.heard("exit_canceled")
     assert D(heard["quantity"]) == D("0.04")
@@ -416,6 +416,23 @@ async def test_a_retry_lives_through_a_restart(tmp_path: Path) -> None:
         async with quick_bridge(tmp_path, paper_url) as bridge:
             await bridge.send(quantity="0.04")
             await bridge.fault("no_fill")
+            asked = asyncio.create_task(bridge.send(action="close", quantity=None))
+            await _cancel_at_exchange(bridge)
+            await bridge.fault("maintenance")
+            await asked
+        await _clear(paper_url)
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            await bridge.until_flat(BTC)
+            assert await _sizes_sent(bridge) == [D("0.04")] * 2
+
+
+async def test_a_cancel_of_the_exchange_that_no_report_says_is_learned_after_a_restart(tmp_path: Path) -> None:
+    """What is left is sent again, once."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            await bridge.send(quantity="0.04")
+            await bridge.fault("no_fill")
+            await bridge.fault("withhold_reports")
             asked = asyncio.create_task(bridge.send(action="close", quantity=None))
             await _cancel_at_exchange(bridge)
             await bridge.fault("maintenance")
