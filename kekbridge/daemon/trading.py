@@ -83,7 +83,7 @@ class TradingServices:
             keys=keys,
             clock=clock,
         )
-        self.exits = ExitWatch(book=book, exchange=exchange, clock=clock)
+        self.exits = ExitWatch(book=book, exchange=exchange, clock=clock, on_cancels=self.canceller.wake)
         self.submitter = OrderSubmitter(
             book=book,
             database=database,

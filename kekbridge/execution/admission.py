@@ -303,7 +303,7 @@ class AlertAdmissions:
             hit("W1")  # stored, nothing sent or answered yet
             if pending.permit is not None:
                 self._submitter.send(pending.admission.orders[0], pending.permit, version=pending.version)
-            if self._book.queued:
+            if pending.admission.orders:
                 self._exits.on_admitted(pending.admission.orders, now=self._clock())
             if any(order.status is OrderStatus.QUEUED for order in pending.admission.orders):
                 self._on_queued()

@@ -88,6 +88,8 @@ class Book:
         #: USDC; None before the first mark.
         self.equity_peak: Decimal | None = None
         self.sequence = 0  # of the order admitted last
+        #: Grows with every fill that is recorded.
+        self.fill_count = 0
         self._sums: dict[str, dict[_Kind, list[Any]]] = {}
         self._prices: dict[str, dict[str, Decimal]] = {}
         self._days: dict[tuple[str, str], DayTotals] = {}
@@ -149,6 +151,10 @@ class Book:
     def control(self, scope: str, *, now: datetime, ignore_breaches: bool = False) -> TradingControl:
         """The stricter trading state of the account and a webhook (or `account`) at a time."""
         return settings.strictest(self._controls, scope, now=now, ignore_breaches=ignore_breaches)
+
+    def control_of_resting(self, webhook_id: str, *, now: datetime) -> TradingControl:
+        """The trading state that orders of a webhook which rest at the exchange are subject to: they count in the day's totals already."""
+        return settings.strictest(self._controls, webhook_id, now=now, ignored=settings.BY_TOTALS)
 
     def _commitment_without(self, order: Order) -> Mapping[str, Commitment]:
         """What the other orders of an order's symbol hold, by that symbol."""
@@ -276,8 +282,11 @@ class Book:
         requested_at = self.current(fact.after).cancel_requested_at  # perhaps meanwhile
         self._move(fact.after, replace(fact.before, cancel_requested_at=requested_at))
 
-    def request_cancel(self, order: Order, *, now: datetime) -> Order:
-        """Note that an order is to be cancelled (canceller.py), unless it is noted already or the order has ended; returns the order."""
+    def request_cancel(self, order: Order, *, now: datetime, code: str | None = None, reason: str = "") -> Order:
+        """Note that an order is to be cancelled (canceller.py), unless it is noted already or the order has ended; returns the order.
+
+        `code`, `reason`: why, for the history; None: an alert or the trader asked for it.
+        """
         order = self.current(order)
         if order.cancel_requested_at is not None or order.finished_at is not None:
             return order
@@ -285,7 +294,8 @@ class Book:
         after = replace(order, cancel_requested_at=at)
         self._move(order, after)
         name, alert_id = after.client_order_id, after.alert_id
-        self._append(facts.plain_entry("cancel_requested", at=at, data={}, alert_id=alert_id, client_order_id=name))
+        data = {} if code is None else {"code": code, "reason": reason}
+        self._append(facts.plain_entry("cancel_requested", at=at, data=data, alert_id=alert_id, client_order_id=name))
         self._publish(after)
         return after
 
@@ -298,6 +308,10 @@ class Book:
         """An order as it is now: it may have changed or ended since it was read. Apply transitions to this one only."""
         name = order.client_order_id
         return self.orders.get(name) or self._ended.get(name) or self.incomplete.get(name) or order
+
+    def known(self, client_order_id: str) -> Order | None:
+        """The order of a client order id, if it is open or ended lately."""
+        return self.orders.get(client_order_id) or self._ended.get(client_order_id)
 
     def order_of(self, order_id: str) -> Order | None:
         """The unfinished or incomplete order with this id of the exchange."""
@@ -636,6 +650,7 @@ class Book:
         if after == before:
             return
         self._fills[after.fill.trade_id] = after
+        self.fill_count += 1
         self._forget_fills()
         name = after.fill.client_order_id
         if name is not None and (before is None or before.fill.client_order_id != name):

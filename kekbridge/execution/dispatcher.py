@@ -14,7 +14,7 @@ from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Accepted, Exchange, SubmitResult, Unknown
 from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
-from kekbridge.execution.exit_watch import ExitWatch
+from kekbridge.execution.exit_watch import ExitWatch, resting_entries
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.submitter import OrderSubmitter, forbidden_by
 from kekbridge.execution.tracker import OrderTracker
@@ -59,6 +59,7 @@ class OrderDispatcher:
             str, asyncio.Task[None]
         ] = {}  # by client order id, orders that wait for a leverage or a permit
         self._last_poll_at = float("inf")  # loop time; not started yet
+        self._losses_checked_at = float("-inf")  # loop time
         submitter.on_result = self._on_result
         submitter.on_due = self.wake
 
@@ -130,6 +131,8 @@ class OrderDispatcher:
         """Finish queued orders that may no longer be sent (too old, trading stopped), wherever they are in the queue."""
         self._exits.forget_ended()
         now = self._clock()
+        self._check_losses(now=now)
+        self._exits.check_resting(now=now)
         for order in list(self._book.queued.values()):
             if order.is_exit:
                 self._exits.check(order, now=now)
@@ -147,6 +150,15 @@ class OrderDispatcher:
                 code, error = reason
                 self._book.change(order, transitions.denied(order, code=code, error=error, now=now), now=now)
                 log.info("order_not_sent", client_order_id=order.client_order_id, code=code)
+
+    def _check_losses(self, *, now: datetime) -> None:
+        """Close scopes whose limit of losses is reached while entries rest at the exchange; an entry that is denied closes them, too."""
+        if self._last_poll_at - self._losses_checked_at < _IDLE_POLL_S:
+            return
+        self._losses_checked_at = self._last_poll_at
+        for order in {order.webhook_id: order for order in resting_entries(self._book.orders.values())}.values():
+            for breach in self._submitter.loss_breaches(order, now=now):
+                self._book.close_for_breach(breach, webhook_id=order.webhook_id, now=now)
 
     def _lives_on(self, order: Order, *, now: datetime) -> bool:
         """True for an order past its age whose age does not count yet: the leg that it waits for rests at the exchange, or did so."""

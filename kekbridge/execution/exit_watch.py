@@ -1,8 +1,10 @@
-"""Watch queued exits: each lives as long as the position that it was admitted against, however long it cannot be sent.
+"""Watch exits and resting orders: each lives as long as what it is for.
 
-It ends as superseded once that position was flat or changed sides, or once a later alert of its webhook wants to keep the position. Entries
-that an exit overtakes end when the exit is queued. What the exchange leaves open of a market exit (a thin book, the price band) is queued
-again as an order of its own. While an exit waits, the trader hears that the position is still open.
+An exit lives as long as the position that it was admitted against, however long it cannot be sent, or rests at the exchange. It ends as
+superseded once that position was flat or changed sides, or, while it is queued, once a later alert of its webhook wants to keep the
+position. Entries that an exit overtakes end when the exit is queued. What the exchange leaves open of a market exit (a thin book, the price
+band) is queued again as an order of its own. While an exit waits, the trader hears that the position is still open.
+A resting entry lives as long as its webhook may enter. Orders at the exchange end by a cancel request (canceller.py).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from kekbridge.model import (
     NEVER,
     ZERO,
     AccountSnapshot,
+    Fill,
     MarginMode,
     Order,
     OrderStatus,
@@ -30,20 +33,21 @@ from kekbridge.model import (
     TradingState,
     client_order_id_of,
 )
-from kekbridge.risk.exposure import went_flat
+from kekbridge.risk.exposure import was_left
 
 log = get_logger("kekbridge.execution.exit_watch")
 
 # An exit that has waited for this time is notified, and again after an hour.
 _STILL_OPEN_AFTER: Final = timedelta(seconds=10)
 _STILL_OPEN_EVERY: Final = timedelta(hours=1)
-# Fills so soon after an order was sent may be older by the exchange's clock.
-_CLOCK_MARGIN: Final = timedelta(seconds=1)
+# A position that a resting exit has closed itself may be reported before the exit is.
+_REPORTED_WITHIN: Final = timedelta(seconds=1)
 # Pause before an exit that the exchange canceled is sent again, doubled with each try: its book may be empty for long.
 _FIRST_RETRY_S: Final = 0.5
 _LONGEST_RETRY_S: Final = 30.0
 _MOST_DOUBLINGS: Final = 10
 _GONE: Final = "the position that it was to close was closed meanwhile"
+_REOPENED: Final = _GONE + "; what is open now was opened later"
 
 
 def held_exits(orders: Iterable[Order], state_of: Callable[[str], TradingState]) -> tuple[Order, ...]:
@@ -55,6 +59,15 @@ def held_exits(orders: Iterable[Order], state_of: Callable[[str], TradingState])
     )
 
 
+def resting_entries(orders: Iterable[Order]) -> tuple[Order, ...]:
+    """The entries among these orders that rest at the exchange and are not to be cancelled yet."""
+    return tuple(
+        order
+        for order in orders
+        if order.is_entry and order_queue.is_resting(order) and order.cancel_requested_at is None
+    )
+
+
 def dropped(order: Order, *, now: datetime) -> Order:
     """A held exit that the trader does not want any more."""
     text = "the trader dropped it when trading was resumed"
@@ -62,13 +75,27 @@ def dropped(order: Order, *, now: datetime) -> Order:
 
 
 class ExitWatch:
-    """Watches the queued exits of one daemon."""
+    """Watches the exits and the resting orders of one daemon."""
 
-    def __init__(self, *, book: Book, exchange: Exchange, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        book: Book,
+        exchange: Exchange,
+        clock: Callable[[], datetime],
+        on_cancels: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_cancels` is called when orders are to be cancelled."""
         self._book = book
         self._exchange = exchange
         self._clock = clock
-        self._seen_open: set[str] = set()  # client order ids of exits whose position was open while they were queued
+        self._on_cancels = on_cancels
+        self._started_at = clock()
+        self._seen_open: set[str] = set()  # client order ids of exits whose position was open since they were admitted
+        self._gone_at: dict[str, datetime] = {}  # by client order id of resting exits: when their position was gone
+        self._left_at: dict[str, datetime] = {}  # the same, by the fills: the position may be a moment behind them
+        # By client order id of resting exits: `Book.fill_count` of the last check.
+        self._fills_checked: dict[str, int] = {}
         # By alert and market: when the trader last heard that its exits wait.
         self._noted_at: dict[tuple[str, str], datetime] = {}
         exchange.listen_account(self._on_account)
@@ -99,7 +126,7 @@ class ExitWatch:
                 self.end_overtaken_entries(order, now=now)
             elif order.is_entry and order.intent.target_quantity is not None:
                 self._supersede_exits(order, order.intent.target_quantity, now=now)
-            if order.is_exit and order.status is OrderStatus.QUEUED:
+            if order.is_exit:
                 self._check_position(order, self._position_of_exit(order), now=now)
 
     def end_overtaken_entries(self, leaving: Order, *, now: datetime) -> None:
@@ -192,10 +219,8 @@ class ExitWatch:
 
     def _on_account(self, snapshot: AccountSnapshot) -> None:
         """A position changed."""
-        if not self._book.queued:
-            return
         now = self._clock()
-        for order in list(self._book.queued.values()):
+        for order in list(self._book.orders.values()):
             if order.is_exit:
                 position = snapshot.position_quantity(order.intent.symbol, order.intent.margin_mode)
                 self._check_position(order, position, now=now)
@@ -205,15 +230,15 @@ class ExitWatch:
         position = self._position_of_exit(order)
         if self._check_position(order, position, now=now):
             return False
-        if order.attempt and self._was_flat(order, position):
-            self._supersede(order, _GONE + "; what is open now was opened later", now=now)
+        if (order.attempt or order.created_at < self._started_at) and self._was_flat(order, position):
+            self._supersede(order, _REOPENED, now=now)
             return False
         if now - order_queue.first_try(self._book, order).created_at >= _STILL_OPEN_AFTER:
             self.note_waiting(order, now=now)
         return True
 
     def _check_position(self, order: Order, position: Decimal, *, now: datetime) -> bool:
-        """End an exit whose position is gone or on the other side; True if it ended."""
+        """End a queued exit whose position is gone or on the other side; True if it ended. Of any other, note that it is gone."""
         name = order.client_order_id
         if position * order.intent.side.sign < 0:
             if name not in self._seen_open and not self._is_behind(order):
@@ -221,8 +246,56 @@ class ExitWatch:
             return False
         if name not in self._seen_open:
             return False  # it was admitted against what an order in flight will open
+        if order.status is not OrderStatus.QUEUED:
+            self._gone_at.setdefault(name, now)
+            return False
         self._supersede(order, _GONE, now=now)
         return True
+
+    def check_resting(self, *, now: datetime) -> None:
+        """Request the cancel of resting orders whose purpose is over: entries that may not enter, exits of a position that is gone."""
+        has_requested = False
+        for order in list(self._book.orders.values()):
+            if order.cancel_requested_at is not None or not order_queue.is_resting(order):
+                continue
+            ended = self._ended_entry(order, now=now) if order.is_entry else self._ended_exit(order, now=now)
+            if ended is not None:
+                code, reason = ended
+                self._book.request_cancel(order, now=now, code=code, reason=reason)
+                log.info("order_overtaken", client_order_id=order.client_order_id, code=code)
+                has_requested = True
+        if has_requested:
+            self._on_cancels()
+
+    def _ended_entry(self, order: Order, *, now: datetime) -> tuple[str, str] | None:
+        """Code and reason why a resting entry may not enter any more; None if it may."""
+        control = self._book.control_of_resting(order.webhook_id, now=now)
+        if control.state is TradingState.RUNNING:
+            return None
+        return control.state.value, control.reason
+
+    def _ended_exit(self, order: Order, *, now: datetime) -> tuple[str, str] | None:
+        """Code and reason why a resting exit has nothing left to close; None while its position is open, and for protective orders."""
+        if not order.is_exit:
+            return None
+        name = order.client_order_id
+        position = self._position_of_exit(order)
+        self._check_position(order, position, now=now)
+        gone_at = self._gone_at.get(name) or self._left_by_fills(order, position, now=now)
+        if gone_at is None or now - gone_at < _REPORTED_WITHIN:
+            return None
+        return SUPERSEDED, _GONE
+
+    def _left_by_fills(self, order: Order, position: Decimal, *, now: datetime) -> datetime | None:
+        """Since when the fills say that the position of a resting exit was flat meanwhile; None if they do not."""
+        name = order.client_order_id
+        if name not in self._left_at and self._fills_checked.get(name) == self._book.fill_count:
+            return None
+        self._fills_checked[name] = self._book.fill_count
+        if self._was_flat(order, position):
+            return self._left_at.setdefault(name, now)
+        self._left_at.pop(name, None)
+        return None
 
     def _is_behind(self, order: Order) -> bool:
         """True while orders of its market that were admitted before it may still trade: it was admitted against what they lead to."""
@@ -234,12 +307,29 @@ class ExitWatch:
         return False
 
     def _was_flat(self, order: Order, position: Decimal) -> bool:
-        """True if the fills since it was sent first show that the position was flat in between, perhaps while no daemon ran."""
+        """True if the fills since an exit was admitted show that its position was flat meanwhile, perhaps while no daemon ran.
+
+        Up to the last fill of an entry that was admitted before it, the position was not what it was admitted against.
+        """
         side = order.intent.side.opposite
         if order.intent.margin_mode is not MarginMode.CROSS:
             return False
-        fills = self._book.fills_since(order.intent.symbol, (order.submitted_at or order.created_at) + _CLOCK_MARGIN)
-        return bool(fills) and went_flat(side, max(position * side.sign, ZERO), fills)
+        fills = self._book.fills_since(order.intent.symbol, order.created_at)
+        first = max(
+            (number for number, fill in enumerate(fills, 1) if fill.side is side and self._is_earlier(fill, order)),
+            default=0,
+        )
+        return was_left(side, position * side.sign, fills, first=first)
+
+    def _is_earlier(self, fill: Fill, order: Order) -> bool:
+        """True if a fill belongs to an order that was on its way when `order` was admitted: a resting one was not counted with."""
+        name = fill.client_order_id
+        if name is None:
+            return False
+        known = self._book.known(name)
+        if known is not None:
+            return known.sequence < order.sequence and not known.intent.may_rest
+        return name < order.client_order_id  # both begin with the time of their alert
 
     def _supersede(self, order: Order, text: str, *, now: datetime) -> None:
         self._forget(order)
@@ -267,9 +357,9 @@ class ExitWatch:
 
     def forget_ended(self) -> None:
         """Forget the exits that have ended."""
-        if not (self._seen_open or self._noted_at):
-            return
-        ended = self._seen_open - self._book.orders.keys()
-        self._seen_open -= ended
+        self._seen_open &= self._book.orders.keys()
+        for noted in (self._gone_at, self._left_at, self._fills_checked):
+            for name in noted.keys() - self._book.orders.keys():
+                del noted[name]
         for key in [key for key in self._noted_at if key[0] not in self._book.legs]:
             del self._noted_at[key]

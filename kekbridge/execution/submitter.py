@@ -38,6 +38,7 @@ from kekbridge.model import (
     FIRST_PROTECTIVE_LEG,
     FIRST_RETRY_LEG,
     NEVER,
+    LimitBreach,
     Order,
     OrderIntent,
     OrderStatus,
@@ -48,6 +49,7 @@ from kekbridge.model import (
 )
 from kekbridge.model.admission import Recheck
 from kekbridge.planning import decide
+from kekbridge.risk import rules
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import facts, orders
 from kekbridge.store.database import Database
@@ -441,6 +443,20 @@ class OrderSubmitter:
         webhook = self._find_webhook(order.webhook_id)
         limits = (self._policy.account_limits, None if webhook is None else webhook.settings.limits)
         return any(one is not None and one.max_daily_loss is not None for one in limits)
+
+    def loss_breaches(self, order: Order, *, now: datetime) -> tuple[LimitBreach, ...]:
+        """The limits of losses that the webhook of a resting entry, or the account, has reached meanwhile."""
+        webhook = self._find_webhook(order.webhook_id)
+        if webhook is None or self._exchange.snapshot is None or self.awaits_fills(order):
+            return ()
+        return rules.loss_breaches(
+            order.intent,
+            webhook=webhook,
+            policy=self._policy,
+            snapshot=self._exchange.snapshot,
+            usage=self._book.usage(order.webhook_id, now=now, cooldown_s=0, excluding=order),
+            sums=self._book.exposure,
+        )
 
     # -------------------------------------------------------------------------------------------------------------- leverage
 

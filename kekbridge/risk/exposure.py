@@ -201,3 +201,20 @@ def went_flat(side: Side, held: Decimal, executions: Sequence[Fill]) -> bool:
         if held <= 0:
             return any(earlier.side is not side for earlier in executions[:index])
     return False
+
+
+def was_left(side: Side, held: Decimal, fills: Sequence[Fill], *, first: int = 0) -> bool:
+    """Return whether a position on `side` was open and then flat or reversed, between these fills (oldest first), which led to `held`.
+
+    `held`: signed, positive on `side`, in base units. Looked at from before the fill of index `first` on.
+    """
+    path = [held]
+    for fill in reversed(fills[first:]):
+        path.append(path[-1] - fill.quantity * fill.side.sign * side.sign)
+    is_open = False
+    for position in reversed(path):
+        if position > 0:
+            is_open = True
+        elif is_open:
+            return True
+    return False

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
+    LimitBreach,
     Limits,
     MarginMode,
     OrderIntent,
@@ -40,7 +41,7 @@ from kekbridge.risk.check import (
     is_exit,
     no_limit,
 )
-from kekbridge.risk.drawdown import drawdown_of, loss_of_day
+from kekbridge.risk.drawdown import breach_of, drawdown_of, loss_of_day
 from kekbridge.risk.limits import limit_number, percent, times, usdc
 
 _T = TypeVar("_T")
@@ -97,6 +98,34 @@ def check_rules(
         verdicts += check(checked)
         verdicts += constant
     return tuple(verdicts)
+
+
+def loss_breaches(
+    intent: OrderIntent,
+    *,
+    webhook: Webhook,
+    policy: AccountPolicy,
+    snapshot: AccountSnapshot,
+    usage: Usage,
+    sums: AccountExposure | None = None,
+) -> tuple[LimitBreach, ...]:
+    """The limits of the daily loss and the drawdown that close a scope for an entry that rests at the exchange.
+
+    None while account or mark are not known well enough to say. Arguments as for `check_rules`.
+    """
+    limits = (webhook.settings.limits, policy.account_limits)
+    if all(each.max_daily_loss is None and each.max_drawdown is None for each in limits):
+        return ()
+    found = check_rules(intent, webhook=webhook, policy=policy, snapshot=snapshot, usage=usage, sums=sums)
+    denials = [verdict for verdict in found if not verdict.passed]
+    if any(denial.rule in ("not_ready", "no_mark_price") for denial in denials):
+        return ()
+    breaches = (
+        breach_of(denial, notional=intent.notional, limits=limits[denial.scope == "account"], now=usage.now)
+        for denial in denials
+        if denial.rule in ("daily_loss", "drawdown")
+    )
+    return tuple(breach for breach in breaches if breach is not None)
 
 
 @lru_cache(maxsize=256)

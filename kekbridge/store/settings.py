@@ -6,7 +6,7 @@ Values are JSON; their meaning belongs to the module that writes them. The tradi
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -22,6 +22,8 @@ EQUITY_PEAK: Final = "equity_peak"
 _STRICTNESS: Final = (TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED)
 #: Begins `by` of a state that a limit has set; the rule follows.
 BY_LIMIT: Final = "limit "
+#: `by` of the states that the day's totals have set, which count an order once, when it is admitted.
+BY_TOTALS: Final = (f"{BY_LIMIT}daily_limit", f"{BY_LIMIT}daily_orders")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +89,22 @@ def stored_controls(connection: sqlite3.Connection) -> dict[str, TradingControl]
 
 
 def strictest(
-    controls: Mapping[str, TradingControl], webhook_id: str, *, now: datetime, ignore_breaches: bool = False
+    controls: Mapping[str, TradingControl],
+    webhook_id: str,
+    *,
+    now: datetime,
+    ignore_breaches: bool = False,
+    ignored: Collection[str] = (),
 ) -> TradingControl:
     """The stricter of the account's state and the webhook's at a time.
 
     `ignore_breaches`: for the recheck of an order that was admitted while there was room, and for which the limits are checked again.
+    `ignored`: states that these have set do not count.
     """
     found = _RUNNING
     for scope in (ACCOUNT, webhook_id):
         control = controls.get(scope)
-        if control is None or (ignore_breaches and control.by.startswith(BY_LIMIT)):
+        if control is None or control.by in ignored or (ignore_breaches and control.by.startswith(BY_LIMIT)):
             continue
         control = control_at(control, now)
         if _STRICTNESS.index(control.state) > _STRICTNESS.index(found.state):
