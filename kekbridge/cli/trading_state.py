@@ -48,8 +48,8 @@ def set_halted(
 ) -> None:
     """Stop all trading at once, including exits.
 
-    Alerts are still stored and answered (422 trading_halted). Entries that wait are denied; exits that wait are held, and `resume` lists
-    them. Open positions and their stops on the exchange are not touched.
+    Alerts are still stored and answered (422 trading_halted). Entries that wait are denied, those that rest at the exchange are cancelled;
+    exits that wait are held, and `resume` lists them. Open positions, their stops and resting exits at the exchange are not touched.
     """
     from kekbridge.ops.trading_operations import BY_HAND, Halt
 
@@ -64,7 +64,10 @@ def set_exits_only(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Deny entries at once; exits still pass."""
+    """Deny entries at once; exits still pass.
+
+    Entries that rest at the exchange are cancelled. What they have filled stays open, with its stop.
+    """
     from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly
 
     _set_state(ctx, ExitsOnly(reason=reason or BY_HAND), data_dir=data_dir, config=config, as_json=as_json)
@@ -164,7 +167,7 @@ _STATE_TEXTS = {
     "halted": (
         "halted",
         "it will start halted",
-        "No order is sent until `kekbridge resume`; exits that wait are held. Open positions and their stops are not touched.",
+        "No order is sent until `kekbridge resume`; exits that wait are held. Open positions, their stops and exits are not touched.",
     ),
 }
 
@@ -183,6 +186,10 @@ def _set_state(
         render.as_json(control | {"bridge": bridge.as_data()})
     else:
         _print_state(control["state"], bridge, ctx, config)
+        if resting := control.get("restingEntries"):
+            what = "1 entry that rests" if resting == 1 else f"{resting} entries that rest"
+            when = "now" if bridge.is_running else "when the bridge starts"
+            render.note(f"Cancelled {when}: {what} at the exchange.")
 
 
 def _print_state(state: str, bridge: Bridge, ctx: typer.Context, config: Path | None) -> None:

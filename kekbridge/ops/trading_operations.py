@@ -13,7 +13,7 @@ from msgspec import Meta
 from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.base import Exchange
 from kekbridge.execution.direct_orders import SendCloses, send_directly
-from kekbridge.execution.exit_watch import dropped, held_exits
+from kekbridge.execution.exit_watch import dropped, held_exits, resting_entries
 from kekbridge.execution.flatten import FlattenResult, flatten
 from kekbridge.execution.manual_cancel import (
     CanceledOrder,
@@ -43,7 +43,10 @@ _WHOLE: Final = Decimal(100)
 
 
 class Halt(Operation, frozen=True, kw_only=True):
-    """Stop all trading at once: entries end, exits are held until `resume`. Returns the account's trading state."""
+    """Stop all trading at once: entries end, also those that rest at the exchange; exits are held until `resume`.
+
+    Returns the account's trading state, and as `restingEntries` how many orders at the exchange are cancelled for it.
+    """
 
     operation: ClassVar[str] = "halt"
     writes: ClassVar[bool] = True
@@ -53,12 +56,12 @@ class Halt(Operation, frozen=True, kw_only=True):
     #: Who asked for it, for the history.
     by: str = COMMAND_LINE
 
-    async def run(self, context: OperatorContext) -> settings.TradingControl:
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
         return await _restrict(context, TradingState.HALTED, self.reason, self.by)
 
 
 class ExitsOnly(Operation, frozen=True, kw_only=True):
-    """Deny entries at once; exits still pass. Returns the account's trading state."""
+    """Deny entries at once and cancel those that rest at the exchange; exits still pass. Returns what `Halt` does."""
 
     operation: ClassVar[str] = "exits-only"
     writes: ClassVar[bool] = True
@@ -68,7 +71,7 @@ class ExitsOnly(Operation, frozen=True, kw_only=True):
     #: Who asked for it, for the history.
     by: str = COMMAND_LINE
 
-    async def run(self, context: OperatorContext) -> settings.TradingControl:
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
         return await _restrict(context, TradingState.EXITS_ONLY, self.reason, self.by)
 
 
@@ -211,15 +214,23 @@ class NoteLostOrdersShown(Operation, frozen=True, kw_only=True):
         return {"shown": await context.database.write(lost_orders.mark_shown, now=context.clock())}
 
 
-async def _restrict(context: OperatorContext, state: TradingState, reason: str, by: str) -> settings.TradingControl:
-    """Set the account's state: in the daemon's book, which the very next decision sees, or in the store while no daemon runs."""
+async def _restrict(context: OperatorContext, state: TradingState, reason: str, by: str) -> dict[str, Any]:
+    """Set the account's state: in the daemon's book, which the very next decision sees, or in the store while no daemon runs.
+
+    A daemon cancels the entries at the exchange (execution/exit_watch.py), at its start if none runs.
+    """
     now = context.clock()
+    if context.bridge is not None:
+        resting = resting_entries(context.bridge.book.orders.values())
+    else:
+        resting = resting_entries(await context.database.read(orders.unfinished))
     if context.bridge is not None:
         context.bridge.book.set_state(settings.ACCOUNT, state, reason=reason, by=by, now=now)
         await context.database.flush()
     else:
         await context.database.write(settings.set_trading_state, state, reason=reason, by=by, now=now)
-    return await context.database.read(settings.trading_control, now=context.clock())
+    control: dict[str, Any] = to_jsonable(await context.database.read(settings.trading_control, now=context.clock()))
+    return control | {"restingEntries": len(resting)}
 
 
 class Flatten(Operation, frozen=True, kw_only=True):
