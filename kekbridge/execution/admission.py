@@ -18,7 +18,7 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.base import Exchange, Permit, request_text
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book, with_ms_times
-from kekbridge.execution.exit_watch import ExitWatch
+from kekbridge.execution.exit_watch import OVERTAKEN, ExitWatch
 from kekbridge.execution.repeats import RecentAlerts, Taken
 from kekbridge.execution.shared_exits import shared_exit_warnings
 from kekbridge.execution.submitter import OrderSubmitter
@@ -101,7 +101,7 @@ class AlertAdmissions:
         on_queued: Callable[[], None],
         on_cancels: Callable[[], None],
     ) -> None:
-        """`account_rates`: of all webhooks together. `on_queued` is called when orders were queued, `on_cancels` when cancel steps were."""
+        """`account_rates`: of all webhooks together. `on_queued` is called when orders were queued, `on_cancels` when cancels were."""
         self._book = book
         self._database = database
         self._exchange = exchange
@@ -166,17 +166,44 @@ class AlertAdmissions:
                     received_at=alert.received_at,
                 )
             )
-        status = decision.status if decision.status != "admitted" else "submitting" if permit is not None else "queued"
+        status: str = (
+            decision.status if decision.status != "admitted" else "submitting" if permit is not None else "queued"
+        )
+        overtaken = self._overtaken(decision, webhook.id)
+        if overtaken and status == "ignored":
+            # It did something, as a cancel: with its own orders, they say what.
+            decision = msgspec.structs.replace(decision, status="admitted", code=None)
+            status = "done"
         stored = _stored_alert(alert, decision, status=status)
-        return self._append(Admission(kind=decision.status, alert=stored, orders=planned), decision, permit)
+        return self._append(
+            Admission(kind=decision.status, alert=stored, orders=planned), decision, permit, overtaken=overtaken
+        )
 
     def _decide(self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook) -> Decision:
-        """The decision, with a warning of exits that other webhooks share."""
+        """The decision, with warnings of exits that other webhooks share, and of the entries that it cancels."""
         decision = decide(self.usage(webhook, now=alert.received_at))
         shared = shared_exit_warnings(
             decision, webhook_id=webhook.id, book=self._book, database=self._database, exchange=self._exchange
         )
-        return msgspec.structs.replace(decision, warnings=(*decision.warnings, *shared)) if shared else decision
+        ended = [
+            f"{order.intent.symbol}: the {order.intent.order_type} entry {order.client_order_id} is cancelled"
+            for order in self._overtaken(decision, webhook.id)
+        ]
+        more = (*shared, *ended)
+        return msgspec.structs.replace(decision, warnings=(*decision.warnings, *more)) if more else decision
+
+    def _overtaken(self, decision: Decision, webhook_id: str) -> tuple[Order, ...]:
+        """The entries of a webhook that the decision ends: those that rest at the exchange, or will if they are not cancelled."""
+        return tuple(
+            order
+            for order in (self._book.orders.values() if decision.overtaken else ())
+            if order.webhook_id == webhook_id and order.is_entry and order.intent.may_rest
+            if order.cancel_requested_at is None
+            if any(
+                each.symbol in (None, order.intent.symbol) and each.side in (None, order.intent.side)
+                for each in decision.overtaken
+            )
+        )
 
     async def finish(self, admission: Admission) -> bool:
         """Wait until the row is on disk; False if another alert has claimed its identity. Raises StoreUnavailable if nothing was stored."""
@@ -255,8 +282,15 @@ class AlertAdmissions:
 
     # ------------------------------------------------------------------------------------------------------------- storing
 
-    def _append(self, admission: Admission, decision: Decision, permit: Permit | None) -> Admission:
-        """Reserve in the book and hand over the row."""
+    def _append(
+        self,
+        admission: Admission,
+        decision: Decision,
+        permit: Permit | None,
+        *,
+        overtaken: tuple[Order, ...] = (),
+    ) -> Admission:
+        """Reserve in the book and hand over the row, with those of the entries that are to be cancelled: they are written together."""
         alert, book = admission.alert, self._book
         webhook_id = alert.webhook_id or ""
         before = book.histories_of(webhook_id, (symbol for symbol, _ in decision.strategy_histories))
@@ -288,6 +322,15 @@ class AlertAdmissions:
         self._waiting[alert.id] = pending.flushed
         try:
             self._database.append(entry, partial(self._on_flushed, pending))
+            for order in overtaken:
+                self._book.request_cancel(
+                    order,
+                    now=alert.received_at,
+                    code=OVERTAKEN,
+                    reason=f"alert {alert.id} of its webhook left or replaced what it was for",
+                )
+            if overtaken:
+                self._on_cancels()
         except StoreUnavailable as error:
             self._on_flushed(pending, error)
         for breach in decision.breaches:

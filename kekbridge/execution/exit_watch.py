@@ -37,6 +37,9 @@ from kekbridge.risk.exposure import was_left
 
 log = get_logger("kekbridge.execution.exit_watch")
 
+#: Code of an entry that a later alert of its webhook ended.
+OVERTAKEN: Final = "overtaken_by_exit"
+
 # An exit that has waited for this time is notified, and again after an hour.
 _STILL_OPEN_AFTER: Final = timedelta(seconds=10)
 _STILL_OPEN_EVERY: Final = timedelta(hours=1)
@@ -135,7 +138,7 @@ class ExitWatch:
             is_before = order.sequence < self._admission(leaving) and order.webhook_id == leaving.webhook_id
             if is_before and order.is_entry and order.intent.symbol == leaving.intent.symbol:
                 error = "a later alert closed the position before this entry could be sent"
-                denied = transitions.denied(order, code="overtaken_by_exit", error=error, now=now)
+                denied = transitions.denied(order, code=OVERTAKEN, error=error, now=now)
                 self._book.change(order, denied, now=now)
 
     def _supersede_exits(self, entry: Order, target: Decimal, *, now: datetime) -> None:

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from kekbridge.model import CancelRequest, LimitBreach, OrderIntent, OrderStatus, StrategyHistory, Verdict
+from kekbridge.model import (
+    CancelRequest,
+    LimitBreach,
+    OrderIntent,
+    OrderStatus,
+    OvertakenEntries,
+    StrategyHistory,
+    Verdict,
+)
 
 
 class NewAlert(Struct, frozen=True, kw_only=True):
@@ -67,6 +75,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     is_counted: bool = True
     #: Cancel steps to be executed after the commit.
     cancels: tuple[CancelRequest, ...] = ()
+    #: Earlier entries of the webhook that are to be cancelled.
+    overtaken: tuple[OvertakenEntries, ...] = ()
     #: By symbol: the strategy's own steps so far, including this alert's.
     strategy_histories: tuple[tuple[str, StrategyHistory], ...] = ()
     #: Limits that this alert hit and that close a scope for further entries.

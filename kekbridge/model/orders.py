@@ -193,6 +193,15 @@ class CancelRequest(Struct, frozen=True, kw_only=True):
     comment: str | None = None
 
 
+class OvertakenEntries(Struct, frozen=True, kw_only=True):
+    """Entries of a webhook that a later alert of it ends, where they may rest at the exchange."""
+
+    #: None: of every symbol.
+    symbol: str | None
+    #: None: of both sides.
+    side: Side | None = None
+
+
 class Order(Struct, frozen=True, kw_only=True):
     """A stored order: an intent with its identity and its state. Each leg of an alert has exactly one, for ever."""
 

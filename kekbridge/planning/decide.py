@@ -24,6 +24,7 @@ from kekbridge.model import (
     OrderIntent,
     OrderStatus,
     OrderType,
+    OvertakenEntries,
     StrategyHistory,
     Usage,
     Verdict,
@@ -117,6 +118,7 @@ def decide(
         decision,
         verdicts=tuple(verdicts),
         warnings=tuple(warnings),
+        overtaken=_overtaken(alert, plans, is_denied=decision.status == "denied"),
         strategy_histories=tuple(histories.items()),
         breaches=_breaches(denied[1], denied[0].notional, webhook, usage, policy) if denied else (),
     )
@@ -337,6 +339,14 @@ def _conclude(
         symbol=symbol,
         cancels=cancels,
     )
+
+
+def _overtaken(alert: Alert, plans: list[Plan], *, is_denied: bool) -> tuple[OvertakenEntries, ...]:
+    """The earlier entries that the alert ends. One that is denied replaces none, it only ends what would open the other side."""
+    if any(step.all_markets for step in alert.steps):
+        return (OvertakenEntries(symbol=None),)
+    found = (each for plan in plans for each in plan.overtaken)
+    return tuple(each for each in found if each.side is not None or not is_denied)
 
 
 def _stand_in_webhook(order: Order) -> Webhook:

@@ -18,6 +18,7 @@ from kekbridge.model import (
     AccountSnapshot,
     CancelRequest,
     OrderIntent,
+    OvertakenEntries,
     Purpose,
     StrategyHistory,
     StrategyStep,
@@ -26,6 +27,7 @@ from kekbridge.model import (
 from kekbridge.planning.bounds import check_size, check_symbol
 from kekbridge.planning.build_orders import build_orders
 from kekbridge.planning.market_view import MarketView, no_orders, no_others, read_market, resolve_symbol
+from kekbridge.planning.overtaken import overtaken_entries
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 from kekbridge.planning.strategy_position import add_step, last_position
 from kekbridge.planning.target import position_change
@@ -44,6 +46,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     ignored_code: str | None = None
     #: Open orders to cancel.
     cancel: CancelRequest | None = None
+    #: Earlier entries of the webhook to cancel.
+    overtaken: tuple[OvertakenEntries, ...] = ()
     #: Unusual facts the trader should see, such as drift.
     warnings: tuple[str, ...] = ()
     #: What was rounded or left out, shown by `explain`.
@@ -90,11 +94,13 @@ def translate(
     last = last_position(history.strategy_histories.get(market.symbol))
     change = position_change(signal, settings=settings, market=market, newer=newer, last=last)
     warnings = market.warnings + change.warnings
+    overtaken = overtaken_entries(signal, change, settings=settings, market=market, is_newest=newer is None)
     if change.ignored_code is not None:
         return Plan(
             symbol=market.symbol,
             is_exit=True,
             ignored_code=change.ignored_code,
+            overtaken=overtaken,
             warnings=warnings,
             strategy_history=strategy_history,
         )
@@ -104,6 +110,7 @@ def translate(
         symbol=market.symbol,
         intents=planned.intents,
         is_exit=all(intent.purpose is not Purpose.ENTRY for intent in planned.intents),
+        overtaken=overtaken,
         warnings=warnings,
         notes=planned.notes,
         strategy_history=strategy_history,

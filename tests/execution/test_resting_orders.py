@@ -194,3 +194,86 @@ async def test_a_daily_loss_cancels_resting_entries(bridge: Bridge) -> None:
     await bridge.until_flat(BTC)
     await bridge.until_stored(resting, "canceled")
     assert (await bridge.order(counted)).cancel_requested_at is None
+
+
+# ---------------------------------------------------------------------------------- entries that a later alert leaves behind
+
+
+@pytest.mark.parametrize("mode", ["position", "signal"])
+async def test_a_flat_strategy_leaves_no_resting_entry(bridge: Bridge, mode: str) -> None:
+    """Nothing is open when it says that it is flat: its entries are cancelled, the answer names them, and no price opens them."""
+    bridge.add_webhook("following", follow=mode, reorder_ms=0)
+    _, resting = await bridge.send("following", **(position_fields("buy", "0", "0.04") | DIP))
+    await _rested(bridge, resting)
+    status, answer = await bridge.send("following", **position_fields("sell", "0.04", "0"))
+    assert (status, answer["success"], answer["status"]) == (200, True, "done")
+    assert any(resting["clientOrderId"] in warning for warning in answer["warnings"])
+    order = await bridge.until_stored(resting, "canceled")
+    assert order.executed_quantity == 0
+    await bridge.control("prices", {BTC: "64400"})
+    assert await bridge.positions() == {}
+    _, again = await bridge.send("following", **position_fields("sell", "0.04", "0"))
+    assert (again["status"], again["code"]) == ("ignored", "nothing_to_close")
+
+
+@pytest.mark.parametrize("mode", ["position", "signal"])
+async def test_a_reversal_leaves_no_resting_entry(bridge: Bridge, mode: str) -> None:
+    """The strategy is short; its earlier buy does not close that later."""
+    bridge.add_webhook("following", follow=mode, reorder_ms=0)
+    _, resting = await bridge.send("following", **(position_fields("buy", "0", "0.04") | DIP))
+    await _rested(bridge, resting)
+    await bridge.send("following", **position_fields("sell", "0.04", "-0.04"))
+    await bridge.until_stored(resting, "canceled")
+    await bridge.control("prices", {BTC: "64400"})
+    assert await bridge.positions() == {BTC: D("-0.04")}
+
+
+async def test_a_new_target_replaces_the_resting_entry_of_the_earlier_one(bridge: Bridge) -> None:
+    """Position mode: the size follows from the target alone, so that both would be too much."""
+    bridge.add_webhook("following", follow="position", reorder_ms=0)
+    _, first = await bridge.send("following", **(position_fields("buy", "0", "0.04") | DIP))
+    await _rested(bridge, first)
+    _, second = await bridge.send("following", **(position_fields("buy", "0", "0.03") | DIP))
+    await bridge.until_stored(first, "canceled")
+    await bridge.control("prices", {BTC: "64400"})
+    await bridge.until_stored(second, "filled")
+    assert await bridge.positions() == {BTC: D("0.03")}
+
+
+async def test_a_step_in_the_same_direction_keeps_the_resting_entry(bridge: Bridge) -> None:
+    """Without resync only the step counts: both entries together are the strategy's position."""
+    bridge.add_webhook("following", follow="position", reorder_ms=0)
+    _, first = await bridge.send("following", **(position_fields("buy", "0", "0.04") | DIP))
+    await _rested(bridge, first)
+    await bridge.send("following", **position_fields("buy", "0.04", "0.06"))
+    await bridge.control("prices", {BTC: "64400"})
+    await bridge.until_positions({BTC: D("0.06")})
+
+
+@pytest.mark.parametrize("action", ["close", "close_all"])
+async def test_a_close_ends_the_resting_entries_of_its_webhook(bridge: Bridge, action: str) -> None:
+    """Those of another webhook stay, and so do those of a close of a part."""
+    bridge.add_webhook("other")
+    await bridge.send(quantity="0.04")
+    _, own = await bridge.send(**DIP)
+    _, others = await bridge.send("other", **DIP)
+    await bridge.send(action="close", quantity="50%")
+    await _rested(bridge, own)
+    _, leaving = await bridge.send(action=action, quantity=None)
+    assert leaving["status"] == "filled"
+    await bridge.until_stored(own, "canceled")
+    assert (await bridge.order(others)).cancel_requested_at is None
+
+
+async def test_a_restart_goes_on_with_what_a_flat_strategy_cancels(tmp_path: Path) -> None:
+    """The request is stored with the alert: the exchange answered no cancel before the bridge stopped."""
+    async with running_paper(tmp_path / "paper") as url:
+        async with quick_bridge(tmp_path / "data", url) as bridge:
+            _, resting = await bridge.send(**(position_fields("buy", "0", "0.04") | DIP))
+            await _rested(bridge, resting)
+            await bridge.fault("server_error", status=502, method="DELETE", path="/v1/order")
+            await bridge.send(**position_fields("sell", "0.04", "0"))
+        async with quick_bridge(tmp_path / "data", url) as bridge:
+            assert (await bridge.order(resting)).cancel_requested_at is not None
+            await bridge.clear_faults()
+            await bridge.until_stored(resting, "canceled")
