@@ -30,6 +30,7 @@ _REPLIES: Final = {
     "order_accepted": "accepted",
     "order_partially_filled": "partly filled",
     "order_filled": "filled",
+    "cancel_requested": "to be canceled",
     "order_canceled": "canceled",
     "order_rejected": "rejected",
     "order_unknown": "no conclusive answer",

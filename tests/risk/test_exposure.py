@@ -14,7 +14,7 @@ from kekbridge.model import UNCOMMITTED, AccountSnapshot, Fill, OrderIntent, Res
 from kekbridge.risk import exposure
 from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.check import with_order
-from kekbridge.risk.exposure import went_flat
+from kekbridge.risk.exposure import was_left, went_flat
 from tests.trading import BTC, ETH, NOW, PEPE, commitments_of, entry, exit_order, reservation, snapshot
 
 D = Decimal
@@ -180,3 +180,23 @@ def _fill(number: int, side: Side, size: int) -> Fill:
         trade_id=str(number), order_id="1", client_order_id=None, symbol=BTC, side=side, price=D(65000), quantity=D(size),
         fee=D(0), realized_pnl=None, is_maker=False, executed_at=moment,
     )  # fmt: skip
+
+
+@given(
+    side=st.sampled_from(Side),
+    start=st.integers(-3, 3),
+    fills=st.lists(st.tuples(st.booleans(), st.integers(1, 4)), max_size=6),
+    first=st.integers(0, 6),
+)
+def test_was_left_is_derived_from_the_fills(side: Side, start: int, fills: list[tuple[bool, int]], first: int) -> None:
+    """A position counts once it is open on its side, from the given fill on."""
+    path = [start]
+    for is_own, quantity in fills:
+        path.append(path[-1] + (quantity if is_own else -quantity))
+    executions = [
+        _fill(number, side if is_own else side.opposite, quantity) for number, (is_own, quantity) in enumerate(fills)
+    ]
+    looked_at = path[min(first, len(fills)) :]
+    opened = next((index for index, held in enumerate(looked_at) if held > 0), None)
+    expected = opened is not None and any(held <= 0 for held in looked_at[opened:])
+    assert was_left(side, D(path[-1]), executions, first=first) is expected

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kekbridge.model import Limits, OrderStatus, Side, TradingState
+from kekbridge.ops.trading_operations import ExitsOnly, Halt
 from kekbridge.store import settings
 from tests.bridge import BTC, Bridge, position_fields, quick_bridge, running_paper
 from tests.waiting import until
@@ -194,6 +195,54 @@ async def test_a_daily_loss_cancels_resting_entries(bridge: Bridge) -> None:
     await bridge.until_flat(BTC)
     await bridge.until_stored(resting, "canceled")
     assert (await bridge.order(counted)).cancel_requested_at is None
+
+
+async def test_a_daily_loss_of_an_open_position_cancels_resting_entries(bridge: Bridge) -> None:
+    """No alert comes that would be denied: the limit is noticed as the price falls, before the entry fills."""
+    bridge.add_webhook("losing", limits=Limits(max_notional=None, max_leverage=None, max_daily_loss=D(20)))
+    _, resting = await bridge.send("losing", orderType="limit", limitPrice="63000")
+    await bridge.send("losing", quantity="0.04")
+    await bridge.until_positions({BTC: D("0.04")})
+    await bridge.control("prices", {BTC: "64000"})
+    await bridge.until_stored(resting, "canceled")
+    assert (await bridge.send("losing"))[1]["code"] == "exits_only"
+    assert await bridge.positions() == {BTC: D("0.04")}
+
+
+async def test_a_partly_filled_bracket_keeps_what_it_filled_and_its_stop(bridge: Bridge) -> None:
+    """The cancel of the rest takes no stop away."""
+    await bridge.fault("partial_fills", parts=40)
+    sending = asyncio.create_task(bridge.send(quantity="0.04", stopLoss="2%", orderType="limit", limitPrice="65000"))
+
+    async def is_partly_filled() -> bool:
+        return await bridge.position() > 0
+
+    await until(is_partly_filled)
+    await bridge.control("prices", {BTC: "65500"})
+    _, answer = await sending
+    await bridge.set_state(TradingState.EXITS_ONLY)
+    await bridge.until_stored(answer, "canceled")
+    held = await bridge.position()
+    assert 0 < held < D("0.04")
+
+    async def is_protected() -> bool:
+        stops = await bridge.daemon.exchange.live_stops(BTC)
+        return bool(stops) and sum((stop.quantity for stop in stops), D(0)) in (0, held)  # 0: the whole position
+
+    await until(is_protected)
+    assert await bridge.position() == held
+
+
+@pytest.mark.parametrize("operation", [Halt(), ExitsOnly()])
+async def test_the_command_says_how_many_entries_are_cancelled(bridge: Bridge, operation: Halt | ExitsOnly) -> None:
+    """Exits and filled entries do not count."""
+    await bridge.send(quantity="0.04")
+    await bridge.send(**EXITS["limit"])
+    answers = [(await bridge.send(**DIP))[1] for _ in range(2)]
+    assert (await bridge.daemon.operations.run(operation))["restingEntries"] == 2
+    for answer in answers:
+        await bridge.until_stored(answer, "canceled")
+    assert (await bridge.daemon.operations.run(operation))["restingEntries"] == 0
 
 
 # ---------------------------------------------------------------------------------- entries that a later alert leaves behind
