@@ -181,6 +181,7 @@ def _read_order(
         leverage=None if leverage is None else _read_leverage(leverage),
         slippage=None if slippage is None else _read_slippage(slippage),
         target=target,
+        states_position=strategy_target is not None,
         comment=_comment(source.free_text("comment")),
         is_reversal=strategy_target is not None and target is None and is_reversal(strategy_target),
         is_wanted_position=is_wanted_position,

@@ -124,6 +124,8 @@ class Signal(Struct, frozen=True, kw_only=True):
     slippage: Decimal | None = None
     #: The strategy's own position, if the order is sized by it.
     target: TargetPosition | None = None
+    #: The message states its strategy's position, also if the order is sized by something else.
+    states_position: bool = False
     #: Free text; a cancel selects orders by it.
     comment: str | None = None
     #: A cancel ignores `comment`.

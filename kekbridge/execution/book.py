@@ -22,6 +22,7 @@ from kekbridge.model import (
     ZERO,
     Commitment,
     Fill,
+    HeldByOthers,
     LimitBreach,
     MarginMode,
     Order,
@@ -665,10 +666,10 @@ class Book:
         if after.fill.margin_mode is not MarginMode.CROSS:
             pass  # webhooks hold parts of cross positions only
         elif before is None:
-            self.holdings.record(after.fill.symbol, after.webhook_id or NOBODY, signed)
-        else:
+            self.holdings.record(after.fill.symbol, after.webhook_id or NOBODY, signed, after.foreign_id)
+        elif (before.webhook_id, before.foreign_id) != (after.webhook_id, after.foreign_id):
             source, target = before.webhook_id or NOBODY, after.webhook_id or NOBODY
-            self.holdings.move(after.fill.symbol, signed, source=source, target=target)
+            self.holdings.move(after.fill.symbol, signed, source=source, target=target, foreign_id=before.foreign_id)
         fact = FillFact(before=before, after=after)
         day = codec.day_of(after.fill.executed_at)
         for scope, amount in realized_moves(fact):
@@ -712,14 +713,15 @@ class Book:
         self._days, self._first_day = days, first_day
         self.sequence = max(self.sequence, sequence)
 
-    def held_by_others(self, webhook_id: str, symbol: str, position: Decimal) -> Decimal:
-        """Signed quantity that other webhooks hold of a position, as the exchange shows it, and what their orders in flight will add."""
-        others = self.holdings.of_others(symbol, webhook_id, position=position)
+    def held_by_others(self, webhook_id: str, symbol: str, position: Decimal) -> HeldByOthers:
+        """What a webhook does not hold of a position, as the exchange shows it, and what other webhooks' orders in flight will add."""
+        held = self.holdings.of_others(symbol, webhook_id, position=position)
+        others = held.webhooks
         for order in self.by_symbol.get(symbol, {}).values():
             if order.webhook_id != webhook_id and not order.intent.may_rest:
-                held = reservation_of(order)
-                others += ZERO if held is None else held.quantity
-        return others
+                reserved = reservation_of(order)
+                others += ZERO if reserved is None else reserved.quantity
+        return HeldByOthers(webhooks=others, by_hand=held.by_hand)
 
     def load_recorded(self, order: Order, quantity: Decimal) -> None:
         """Take over the quantity of the recorded fills of an unfinished or incomplete order."""

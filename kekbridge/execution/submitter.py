@@ -42,6 +42,7 @@ from kekbridge.model import (
     Order,
     OrderIntent,
     OrderStatus,
+    PositionPart,
     Purpose,
     TradingState,
     Webhook,
@@ -410,6 +411,11 @@ class OrderSubmitter:
             now=now,
             sums=self._book.exposure,
             left_open=order_queue.left_open(self._book, order),
+            held=self._book.holdings.of_others(
+                order.intent.symbol,
+                order.webhook_id,
+                position=snapshot.position_quantity(order.intent.symbol),
+            ),
         )
 
     def finish_unsent(self, order: Order, decided: Recheck, *, now: datetime) -> None:
@@ -426,13 +432,22 @@ class OrderSubmitter:
         log.info("order_not_sent", client_order_id=order.client_order_id, status=after.status, code=after.code)
 
     def _is_still_allowed(self, order: Order) -> bool:
-        """The second look at an order that was claimed by a decision which something has overtaken: a halt, a fill from elsewhere."""
+        """The second look at an order that was claimed by a decision which something has overtaken: a halt, a fill from elsewhere.
+
+        An exit of the webhook's own part that has become smaller, such as by its stop, goes back to the queue, which sizes it.
+        """
         if order.status is not OrderStatus.SUBMITTING:
             return False
         now = self._clock()
         decided = self.recheck(order, now=now)
         if decided.status is OrderStatus.SUBMITTING:
-            return True
+            intent = order.intent
+            has_shrunk = decided.intent is not None and decided.intent.quantity < intent.quantity
+            if not (intent.reduce_only and intent.part is not PositionPart.WHOLE and has_shrunk):
+                return True
+            self._book.change(order, transitions.requeued_unsent(order), now=now)
+            self.on_due()
+            return False
         self.finish_unsent(order, decided, now=now)
         return False
 

@@ -117,13 +117,15 @@ class AlertReceiver:
             alert = messages.interpret(message, webhook.settings)
         except RequestRefused:
             return
-        if not decision.may_be_out_of_order(alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange)):
+        others = partial(self._book.held_by_others, webhook.id)
+        snapshot = known_snapshot(self._exchange)
+        if not decision.may_be_out_of_order(alert=alert, webhook=webhook, snapshot=snapshot, others=others):
             return
 
         def is_out_of_order() -> bool:
             usage = self._book.usage(webhook.id, now=self._clock(), cooldown_s=0)
             return decision.is_out_of_order(
-                usage, alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange)
+                usage, alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange), others=others
             )
 
         await self._reordering.wait(webhook.id, is_out_of_order, reorder_ms=webhook.settings.reorder_ms)

@@ -93,6 +93,35 @@ _FINAL = frozenset(
 )
 
 
+class PositionPart(StrEnum):
+    """Which part of the account's position in a market an order counts as the position."""
+
+    #: All of it: what a trader orders by hand, and alerts that say nothing of their strategy's position.
+    WHOLE = "whole"
+    #: Without what other webhooks hold.
+    NOT_OTHERS = "not_others"
+    #: Without what other webhooks hold and what was opened by hand.
+    OWN = "own"
+
+
+class HeldByOthers(Struct, frozen=True):
+    """What a webhook does not hold of the account's position in a market; signed, in base units."""
+
+    #: Of other webhooks.
+    webhooks: Decimal = ZERO
+    #: Opened by hand or elsewhere, by orders that are not ours.
+    by_hand: Decimal = ZERO
+
+    def left(self, position: Decimal, part: PositionPart) -> Decimal:
+        """That part of a signed position: never more than all of it, never on its other side."""
+        if part is PositionPart.WHOLE or position == 0:
+            return position
+        own = position - self.webhooks - (self.by_hand if part is PositionPart.OWN else ZERO)
+        if own * position <= 0:
+            return ZERO
+        return own if abs(own) < abs(position) else position
+
+
 class TakeProfit(Struct, frozen=True):
     """One take-profit of a bracket."""
 
@@ -143,6 +172,8 @@ class OrderIntent(Struct, frozen=True, kw_only=True):
     largest_quantity: Decimal | None = None
     #: Of the position that the order opens or reduces. Alerts trade cross positions only.
     margin_mode: MarginMode = MarginMode.CROSS
+    #: What counts as the position where the size follows from it, when the order is planned and right before it is sent.
+    part: PositionPart = PositionPart.WHOLE
 
     @property
     def signed_quantity(self) -> Decimal:

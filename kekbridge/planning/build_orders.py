@@ -15,6 +15,7 @@ from kekbridge.errors import Refused
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
+    HeldByOthers,
     Instrument,
     OrderIntent,
     OrderType,
@@ -23,7 +24,7 @@ from kekbridge.model import (
     TakeProfit,
     WebhookSettings,
 )
-from kekbridge.planning.market_view import MarketView
+from kekbridge.planning.market_view import NOT_HELD, MarketView
 from kekbridge.planning.prices import (
     Prices,
     ceil_price,
@@ -64,6 +65,7 @@ def build_orders(
 
     Legs are numbered from `first_leg`; an entry after an exit waits for it (`after_leg`). Raises Refused.
     """
+    market = market.seen_as(change.part)
     side = side_of(change.delta)
     wanted = abs(change.delta)
     open_against = abs(market.projected) if market.projected * side.sign < 0 else ZERO
@@ -97,15 +99,19 @@ def build_orders(
     return PlannedOrders((*exits, entry, trailing), notes=notes)
 
 
-def resize(intent: OrderIntent, snapshot: AccountSnapshot, *, left_open: Decimal = ZERO) -> OrderIntent | None:
+def resize(
+    intent: OrderIntent, snapshot: AccountSnapshot, *, left_open: Decimal = ZERO, held: HeldByOthers = NOT_HELD
+) -> OrderIntent | None:
     """Size an order by the real position right before it is sent; None if nothing is left to do.
 
     Exits follow the position (`close_fraction`), never exceed it or what was open or expected when they were admitted, and never change
     sides, unless the target is flat: then the open position is closed on either side. An entry with a `target_quantity` trades what is
     missing to it; it grows only by `left_open`, what the earlier legs of its alert were to close and did not: what others traded in the
     meantime is not its own. Size and prices are on the grid as it is now.
+
+    `held`: what others hold of the position now. The position is the intent's `part` of it: what a strategy states closes nobody else's.
     """
-    position = snapshot.position_quantity(intent.symbol, intent.margin_mode)
+    position = held.left(snapshot.position_quantity(intent.symbol, intent.margin_mode), intent.part)
     instrument = snapshot.instruments.get(intent.symbol)
     if instrument is None:
         return intent
@@ -160,6 +166,7 @@ def _exit_orders(
         close_fraction=None if len(sizes) > 1 else fraction,
         target_quantity=ZERO if change.target == 0 and not is_reversal else None,
         largest_quantity=None if len(sizes) > 1 or fraction is None else _largest_exit(fraction, market),
+        part=change.part,
     )
     return tuple(replace(intent, quantity=size) for size in sizes)
 
@@ -235,6 +242,7 @@ def _entry_order(
         leverage=signal.leverage,
         after_leg=after_leg,
         target_quantity=target,
+        part=change.part,
     )
 
 

@@ -19,12 +19,14 @@ from kekbridge.errors import RequestRefused
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
+    HeldByOthers,
     LimitBreach,
     Order,
     OrderIntent,
     OrderStatus,
     OrderType,
     OvertakenEntries,
+    PositionPart,
     StrategyHistory,
     Usage,
     Verdict,
@@ -32,7 +34,7 @@ from kekbridge.model import (
 )
 from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.build_orders import resize
-from kekbridge.planning.market_view import no_others, read_market, resolve_symbol
+from kekbridge.planning.market_view import NOT_HELD, no_others, read_market, resolve_symbol
 from kekbridge.planning.target import has_drifted, is_without_its_start, isolated_left
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
@@ -50,11 +52,11 @@ def decide(
     policy: AccountPolicy,
     fired_at: datetime | None = None,
     sums: AccountExposure | None = None,
-    others: Callable[[str, Decimal], Decimal] = no_others,
+    others: Callable[[str, Decimal], HeldByOthers] = no_others,
 ) -> Decision:
     """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
     `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch. `others`: what
-    other webhooks hold of a symbol's signed position.
+    others hold of a symbol's signed position.
 
     Steps are translated in order; the first one that is refused or denied ends the list, except among the closes of a close_all. Orders
     before it are kept, so that a close is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
@@ -137,8 +139,9 @@ def _expanded(
         if not step.all_markets:
             expanded.append((step, False))
             continue
+        everything = replace(step, exchange=None, all_markets=False, target=None, states_position=False)
         expanded += [
-            (replace(step, symbol=symbol, exchange=None, all_markets=False), True)
+            (replace(everything, symbol=symbol), True)
             for symbol in sorted({*snapshot.positions, *usage.commitments, *usage.changed_commitments})
             if snapshot.position_quantity(symbol) + usage.pending(symbol) and (allowed is None or symbol in allowed)
         ]
@@ -163,30 +166,44 @@ def _judge_leg(
     return _chain_to_previous_step(allowed, leg=number, starts_step=starts_step), verdicts
 
 
-def may_be_out_of_order(*, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+def may_be_out_of_order(
+    *,
+    alert: Alert,
+    webhook: Webhook,
+    snapshot: AccountSnapshot,
+    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+) -> bool:
     """Return whether is_out_of_order() is worth the usage it needs: False if the positions alone show that the alert is in order."""
     if alert.steps[0].target is None:
         return False
     if webhook.settings.follow == "position":
         return True
-    return is_out_of_order(Usage(now=snapshot.taken_at), alert=alert, webhook=webhook, snapshot=snapshot)
+    usage = Usage(now=snapshot.taken_at)
+    return is_out_of_order(usage, alert=alert, webhook=webhook, snapshot=snapshot, others=others)
 
 
-def is_out_of_order(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+def is_out_of_order(
+    usage: Usage,
+    *,
+    alert: Alert,
+    webhook: Webhook,
+    snapshot: AccountSnapshot,
+    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+) -> bool:
     """Return whether an alert with a strategy's position may have overtaken another: it does not start from the known position.
 
     An alert that was itself overtaken has nothing to wait for. In signal mode the account may hold more than the strategy, so only an
-    alert waits whose start is missing, or whose open finds the other side still open.
+    alert waits whose start is missing, or whose open finds the other side still open. `others`: as in `decide`.
     """
     step = alert.steps[0]
     if step.target is None:
         return False
     try:
-        market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=usage.pending)
+        market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=usage.pending, others=others)
         if webhook.settings.follow != "position":
-            return is_without_its_start(step.target, market)
+            return is_without_its_start(step.target, market.seen_as(PositionPart.OWN))
         _, newer = locate_step(step, webhook.settings, market, KnownHistory(alert.fired_at, usage.strategy_histories))
-        return newer is None and has_drifted(step, market)
+        return newer is None and has_drifted(step, market.seen_as(PositionPart.NOT_OTHERS))
     except RequestRefused:
         return False
 
@@ -201,11 +218,12 @@ def recheck(
     now: datetime,
     sums: AccountExposure | None = None,
     left_open: Decimal = ZERO,
+    held: HeldByOthers = NOT_HELD,
 ) -> Recheck:
     """Apply the admission's rules to a queued order with current data, inside the transaction that claims it.
 
     `usage` must not include the order itself. `webhook`: None if it was deleted meanwhile; the account's own limits still hold.
-    `sums`: as in `decide`; `left_open`: as in `resize`.
+    `sums`: as in `decide`; `left_open` and `held`: as in `resize`.
     """
     if order.code == "earlier_leg_failed":
         text = "an earlier step of this alert did not succeed"
@@ -214,9 +232,11 @@ def recheck(
         waited = (now - order.created_at).total_seconds()
         text = f"the order waited {waited:.0f} s and is too old to be sent"
         return Recheck(status=OrderStatus.EXPIRED, code="alert_expired", error=text)
-    intent = resize(order.intent, snapshot, left_open=left_open)
+    intent = resize(order.intent, snapshot, left_open=left_open, held=held)
     if intent is None:
         text = f"{order.intent.symbol} has no position left to close"
+        if order.intent.part is not PositionPart.WHOLE and snapshot.position_quantity(order.intent.symbol):
+            text += ": what is open is not this webhook's"
         return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)
     verdicts = rules.check_rules(
         intent,

@@ -9,21 +9,33 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kekbridge.alerts import symbols
 from kekbridge.alerts.signal import Signal
 from kekbridge.errors import Refused
-from kekbridge.model import ZERO, AccountSnapshot, Instrument, MarginMode, OrderType, WebhookSettings
+from kekbridge.model import (
+    ZERO,
+    AccountSnapshot,
+    HeldByOthers,
+    Instrument,
+    MarginMode,
+    OrderType,
+    PositionPart,
+    WebhookSettings,
+)
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 
 # Orderly's market states, docs/internals/orderly.md section 14. An empty status means active; an undocumented one accepts exits only.
 _ACTIVE = frozenset({"", "ACTIVE"})
 _CLOSED = frozenset({"NEW", "PENDING", "DELISTED"})
 _RESTING = frozenset({OrderType.LIMIT, OrderType.POST_ONLY})
+#: What others hold where a webhook is alone in its market.
+NOT_HELD = HeldByOthers()
 
 
 class MarketView(Struct, frozen=True, kw_only=True):
-    """A market and the account's position in it."""
+    """A market and the account's position in it, or the `part` of it that counts."""
 
     #: The exchange's rules of the market.
     instrument: Instrument
@@ -39,8 +51,10 @@ class MarketView(Struct, frozen=True, kw_only=True):
     projected: Decimal
     #: Account value in USDC.
     account_value: Decimal
-    #: Signed part of `projected` in base units that other webhooks hold.
-    others: Decimal = ZERO
+    #: What the webhook does not hold of the account's projected position.
+    others: HeldByOthers = NOT_HELD
+    #: Which part of the account's position `projected` and `position` are.
+    part: PositionPart = PositionPart.WHOLE
     #: Signed position in base units as the exchange shows it.
     position: Decimal = ZERO
     #: Signed quantity of an isolated position beside it, which alerts do not touch.
@@ -51,6 +65,11 @@ class MarketView(Struct, frozen=True, kw_only=True):
     @property
     def symbol(self) -> str:
         return self.instrument.symbol
+
+    def seen_as(self, part: PositionPart) -> MarketView:
+        """The same market with that part of the account's position. Of a view of the whole position only."""
+        projected, position = self.others.left(self.projected, part), self.others.left(self.position, part)
+        return replace(self, part=part, projected=projected, position=position)
 
     def base_units(self, contracts: Decimal) -> Decimal:
         """Convert the sender's coins to units of the market. Raises Refused on an inverse chart, where contracts count USD."""
@@ -105,9 +124,9 @@ def no_orders(_symbol: str) -> Decimal:
     return ZERO
 
 
-def no_others(_symbol: str, _position: Decimal) -> Decimal:
-    """What other webhooks hold where there is one."""
-    return ZERO
+def no_others(_symbol: str, _position: Decimal) -> HeldByOthers:
+    """What others hold where there is one webhook."""
+    return NOT_HELD
 
 
 def read_market(
@@ -116,12 +135,12 @@ def read_market(
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
     pending: Callable[[str], Decimal] = no_orders,
-    others: Callable[[str, Decimal], Decimal] = no_others,
+    others: Callable[[str, Decimal], HeldByOthers] = no_others,
 ) -> MarketView:
     """Build the view of the market that a signal names. Raises Refused with one of the symbol_… codes.
 
-    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what other webhooks hold of a symbol's
-    signed position.
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what others hold of a symbol's signed
+    position.
     """
     match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
     position = snapshot.positions.get(match.symbol)

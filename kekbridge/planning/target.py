@@ -1,7 +1,8 @@
 """Decide the signed change of position that an alert asks for, from the real position and never from a counter.
 
-Combines the trader's action (buy, sell, close, flip) with a strategy's own position (docs/internals/tradingview.md section 2.1).
-Sizes are not rounded yet; build_orders.py creates the orders.
+Combines the trader's action (buy, sell, close, flip) with a strategy's own position (docs/internals/tradingview.md section 2.1). What a
+strategy states is about its webhook's part of the position (`MarketView.seen_as`): what others hold there stays open. Sizes are not
+rounded yet; build_orders.py creates the orders.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from kekbridge.alerts.signal import Action, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
-from kekbridge.model import ZERO, Side, StrategyStep, WebhookSettings
+from kekbridge.model import ZERO, PositionPart, Side, StrategyStep, WebhookSettings
 from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.prices import prices_for, stop_price
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT, format_12dp, to_base_units
@@ -35,6 +36,8 @@ class PositionChange(Struct, frozen=True, kw_only=True):
     close_fraction: Decimal | None = None
     #: Signed position wanted in the end, if that counts rather than the change.
     target: Decimal | None = None
+    #: The part of the account's position that the change and the target are of.
+    part: PositionPart = PositionPart.WHOLE
     #: Why there is nothing to do.
     ignored_code: str | None = None
     #: Remarks for the trader, such as drift.
@@ -60,7 +63,7 @@ def position_change(
         return _catch_up(signal, target, newer, settings, market)
     match signal.action:
         case Action.CLOSE if target is not None and target.size == 0:
-            # The strategy is flat: close everything, whatever size it held.
+            # The strategy is flat: close all that the webhook holds, whatever size the strategy held.
             return _close(replace(signal, quantity=None), market)
         case Action.CLOSE if target is None or signal.quantity is not None:
             return _close(signal, market)
@@ -93,10 +96,12 @@ def side_of(signed: Decimal) -> Side:
 def _trade(signal: Signal, settings: WebhookSettings, market: MarketView) -> PositionChange:
     """Buy or sell: change the position by the quantity; with reduceOnly a close that trades only on its side."""
     side = Side.BUY if signal.action is Action.BUY else Side.SELL
+    if signal.states_position and (signal.reduce_only or signal.is_reversal):
+        market = market.seen_as(PositionPart.OWN)
     projected = market.projected
     if signal.reduce_only:
         if projected * side.sign >= 0:
-            return _nothing_to_close(market)
+            return _nothing_to_close(market, _held_elsewhere(market))
         return _reduce(signal, market, whole_target=None)
     is_against = projected * side.sign < 0
     if is_against and signal.exits_opposite:
@@ -128,32 +133,38 @@ def _add(signal: Signal, market: MarketView) -> PositionChange:
 
 
 def _close(signal: Signal, market: MarketView) -> PositionChange:
-    """Close everything, a quantity or a share. A whole close ends flat, whichever side is open when it is sent."""
+    """Close everything, a quantity or a share; of what the webhook holds if the message states its strategy's position.
+
+    A whole close ends flat, whichever side is open when it is sent.
+    """
+    if signal.states_position or signal.target is not None:
+        market = market.seen_as(PositionPart.OWN)
     if market.projected == 0:
-        return _nothing_to_close(market)
+        return _nothing_to_close(market, _held_elsewhere(market))
     return _reduce(signal, market, whole_target=ZERO)
 
 
 def _reduce(signal: Signal, market: MarketView, *, whole_target: Decimal | None) -> PositionChange:
     """Reduce the open position by the signal's quantity, at most to flat; without a quantity close all of it."""
     projected = market.projected
-    whole = PositionChange(delta=-projected, close_fraction=_ONE, target=whole_target)
+    whole = PositionChange(delta=-projected, close_fraction=_ONE, target=whole_target, part=market.part)
     if signal.quantity is None:
         return whole
     if _kind_of(signal) is QuantityType.PERCENT_POSITION:
         if signal.quantity.value >= _PERCENT:
             return whole
         fraction = ROUND_DOWN_CONTEXT.divide(signal.quantity.value, _PERCENT)
-        return PositionChange(delta=ROUND_DOWN_CONTEXT.multiply(-projected, fraction), close_fraction=fraction)
+        delta = ROUND_DOWN_CONTEXT.multiply(-projected, fraction)
+        return PositionChange(delta=delta, close_fraction=fraction, part=market.part)
     size = min(_size(signal, side_of(-projected), market, is_entry=False), abs(projected))
-    return PositionChange(delta=size if projected < 0 else -size)
+    return PositionChange(delta=size if projected < 0 else -size, part=market.part)
 
 
 def _flip(signal: Signal, market: MarketView) -> PositionChange:
     """Close the position and open the same size, or the given quantity, on the other side."""
     projected = market.projected
     if signal.target is not None and signal.target.size != 0 and signal.quantity is None:
-        return _change_to(_units(signal.target.signed, market), market)
+        return _change_to(_units(signal.target.signed, market), market.seen_as(PositionPart.OWN))
     if projected == 0:
         return _nothing_to_close(market, "there is no position to flip")
     side = side_of(-projected)
@@ -169,7 +180,7 @@ def _apply_step(signal: Signal, target: TargetPosition, market: MarketView) -> P
     change = _own_step(signal, target, market)
     if target.size != 0:
         remark = "only the strategy's own step counts on this webhook"
-    elif change.close_fraction == _ONE:
+    elif change.delta and abs(change.delta) >= abs(market.projected):
         remark = "the whole position is closed"
     else:
         remark = "only what this webhook holds is closed"
@@ -178,17 +189,21 @@ def _apply_step(signal: Signal, target: TargetPosition, market: MarketView) -> P
 
 
 def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, market: MarketView) -> PositionChange:
-    """Position mode: move to the strategy's position. An earlier difference is corrected with `resync`, else only reported."""
-    drift = _drift_warnings(
-        target, market, "it is corrected" if settings.resync else "resync is off: only the step counts"
-    )
-    if drift and not settings.resync:
+    """Position mode: move to the strategy's position. An earlier difference is corrected with `resync`, else only reported.
+
+    What was opened by hand is such a difference; what other webhooks hold is none.
+    """
+    all_but_others = market.seen_as(PositionPart.NOT_OTHERS)
+    view = all_but_others if settings.resync else market.seen_as(PositionPart.OWN)
+    remark = "it is corrected" if settings.resync else "resync is off: only the step counts"
+    drift = _drift_warnings(target, all_but_others, remark)
+    if not settings.resync and _drift_warnings(target, view, ""):
         change = _own_step(signal, target, market)
-        if _has_overtaken_its_close(target, market):
-            change = replace(change, delta=change.delta - market.projected)
+        if _has_overtaken_its_close(target, view):
+            change = replace(change, delta=change.delta - view.projected, part=view.part)
     else:
         now = _units(target.signed, market)
-        change = _change_in_direction(now, market, _direction(signal, now, _before(target, market)))
+        change = _change_in_direction(now, view, _direction(signal, now, _before(target, market)))
     return replace(change, warnings=drift + change.warnings)
 
 
@@ -200,10 +215,11 @@ def _to_wanted_position(
     Zero while nothing is open means an ordinary order there. It is one here only in signal mode, and only if the strategy did not hold
     anything by its own messages: the exit of a position that its stop has closed must not open the other side.
     """
+    account, market = market, market.seen_as(PositionPart.NOT_OTHERS)
     now = _units(target.signed, market)
     is_plain_order = now == 0 and market.projected == 0 and signal.quantity is not None and not last
     if is_plain_order and settings.follow != "position":
-        return _trade(replace(signal, target=None), settings, market)
+        return _trade(replace(signal, target=None, states_position=False), settings, account)
     return _change_to(now, market)
 
 
@@ -215,6 +231,7 @@ def _catch_up(
     Its own change is made up for as far as it leads to the newer position. With `resync` the whole difference to that position is
     traded, unless it would open something against the step's own direction.
     """
+    market = market.seen_as(PositionPart.NOT_OTHERS if settings.resync else PositionPart.OWN)
     newest = _units(newer.now, market)
     now, before = _units(target.signed, market), _before(target, market)
     direction = 0 if before is None and signal.action not in _TRADES else _direction(signal, now, before)
@@ -224,7 +241,7 @@ def _catch_up(
     elif before is None or not _is_sized_in_contracts(signal) or gap * direction < market.instrument.base_tick:
         change = PositionChange(ignored_code=OUT_OF_DATE)
     else:
-        change = PositionChange(delta=direction * min(abs(now - before), abs(gap)))
+        change = PositionChange(delta=direction * min(abs(now - before), abs(gap)), part=market.part)
     warnings: tuple[str, ...] = (
         f"out of date: this step led to {format_12dp(now)} {market.instrument.base}, a newer one fired at "
         f"{newer.fired_at:%H:%M:%S} and led to {format_12dp(newest)}",
@@ -242,7 +259,7 @@ def _is_sized_in_contracts(signal: Signal) -> bool:
 
 
 def is_without_its_start(target: TargetPosition, market: MarketView) -> bool:
-    """Return whether the account shows no trace of the position that a strategy's step starts from.
+    """Return whether the webhook's part of the position shows no trace of that which a strategy's step starts from.
 
     It holds the other side of what the step opens, or nothing of what it changes: the alert before it may still be on its way.
     """
@@ -253,7 +270,7 @@ def is_without_its_start(target: TargetPosition, market: MarketView) -> bool:
 
 
 def _has_overtaken_its_close(target: TargetPosition, market: MarketView) -> bool:
-    """Return whether a strategy that was flat opens one side while the account still holds the other.
+    """Return whether a strategy that was flat opens one side while the webhook still holds the other.
 
     Close and open of one bar can arrive swapped (docs/internals/tradingview.md section 2.2). The open then includes the close, and the
     late close finds nothing on its side.
@@ -262,24 +279,27 @@ def _has_overtaken_its_close(target: TargetPosition, market: MarketView) -> bool
 
 
 def _own_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
-    """Apply the strategy's step, from its previous to its new position, to the real position."""
+    """Apply the strategy's step, from its previous to its new position: a step that only enlarges it to the account's position, any other
+    to what the webhook holds of that.
+    """
     now, before = _units(target.signed, market), _before(target, market)
     direction = _direction(signal, now, before)
-    projected = market.projected
+    own = market.seen_as(PositionPart.OWN)
+    held = own.projected
     if now == 0:
-        return _full_close(market, direction)
+        return _full_close(own, direction)
     if before is None:
-        return _change_in_direction(now, market, direction)
+        return _change_in_direction(now, own, direction)
     if before * now < 0:
         # Reversal: close what is really open and no more. The strategy's doubled quantity says nothing about our position.
-        if projected * now > 0 and abs(projected) >= abs(now):
+        if held * now > 0 and abs(held) >= abs(now):
             return PositionChange(ignored_code=ALREADY_IN_POSITION)
-        return _change_to(now, market)
+        return _change_to(now, own)
     if abs(now) < abs(before):
-        if projected * direction >= 0:
-            return _nothing_to_close(market)
-        return PositionChange(delta=direction * min(abs(before) - abs(now), abs(projected)))
-    is_entry = projected * direction >= 0
+        if held * direction >= 0:
+            return _nothing_to_close(own, _held_elsewhere(own))
+        return PositionChange(delta=direction * min(abs(before) - abs(now), abs(held)), part=own.part)
+    is_entry = market.projected * direction >= 0
     size = abs(now - before)
     if signal.quantity is not None:
         size = _size(signal, side_of(Decimal(direction)), market, is_entry=is_entry)
@@ -287,26 +307,29 @@ def _own_step(signal: Signal, target: TargetPosition, market: MarketView) -> Pos
 
 
 def _full_close(market: MarketView, direction: int) -> PositionChange:
-    """The strategy is flat: close what is really open on its side, except for what other webhooks hold there.
-
-    A position on the other side is not this strategy's.
-    """
+    """The strategy is flat: close what is really open on its side. A position on the other side is not this strategy's."""
     projected = market.projected
     if projected == 0:
-        return _nothing_to_close(market)
+        return _nothing_to_close(market, _held_elsewhere(market))
     if projected * direction > 0:
         held = "long" if projected > 0 else "short"
         return _nothing_to_close(
             market, f"the account is {held} {format_12dp(abs(projected))}, the opposite side of the strategy"
         )
-    if market.others * projected > 0:
-        own = abs(projected) - abs(market.others)
-        if own <= 0:
-            return _nothing_to_close(
-                market, f"other webhooks hold all of the {format_12dp(abs(projected))} {market.instrument.base}"
-            )
-        return PositionChange(delta=direction * own)
-    return PositionChange(delta=-projected, close_fraction=_ONE)
+    return PositionChange(delta=-projected, close_fraction=_ONE, part=market.part)
+
+
+def _held_elsewhere(market: MarketView) -> str | None:
+    """Why a view of the webhook's part is empty; None if nothing of the position is somebody else's."""
+    if market.part is PositionPart.WHOLE or market.projected != 0:
+        return None
+    base, others, by_hand = market.instrument.base, abs(market.others.webhooks), abs(market.others.by_hand)
+    opened = f"{format_12dp(by_hand)} {base} were not opened by this webhook; a close without marketPosition closes them, too"
+    if others and by_hand:
+        return f"other webhooks hold {format_12dp(others)} {base}, and {opened}"
+    if others:
+        return f"other webhooks hold all of the {format_12dp(others)} {base}"
+    return opened if by_hand else None
 
 
 def _change_in_direction(target: Decimal, market: MarketView, direction: int) -> PositionChange:
@@ -322,17 +345,20 @@ def _change_in_direction(target: Decimal, market: MarketView, direction: int) ->
     if projected * target > 0 and abs(target) < abs(projected):
         return change
     if projected * target <= 0 and projected != 0:
-        return PositionChange(delta=-projected, close_fraction=_ONE, target=ZERO)
+        return PositionChange(delta=-projected, close_fraction=_ONE, target=ZERO, part=market.part)
     code = NOTHING_TO_CLOSE if projected == 0 else ALREADY_IN_POSITION
-    text = f"the account holds {format_12dp(projected)}, the alert's step leads away from {format_12dp(target)}: nothing was re-opened"
+    holder = "account" if market.part is PositionPart.WHOLE else "webhook"
+    text = f"the {holder} holds {format_12dp(projected)}, the alert's step leads away from {format_12dp(target)}: nothing was re-opened"
     return PositionChange(ignored_code=code, warnings=(text,))
 
 
 def _change_to(target: Decimal, market: MarketView) -> PositionChange:
     delta = ROUND_DOWN_CONTEXT.subtract(target, market.projected)
     if delta == 0 or (market.projected != 0 and abs(delta) < market.instrument.base_tick):
-        return _nothing_to_close(market) if target == 0 else PositionChange(ignored_code=ALREADY_IN_POSITION)
-    return PositionChange(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
+        if target != 0:
+            return PositionChange(ignored_code=ALREADY_IN_POSITION)
+        return _nothing_to_close(market, _held_elsewhere(market))
+    return PositionChange(delta=delta, close_fraction=_ONE if target == 0 else None, target=target, part=market.part)
 
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
@@ -401,7 +427,7 @@ def _before(target: TargetPosition, market: MarketView) -> Decimal | None:
 
 
 def has_drifted(signal: Signal, market: MarketView) -> bool:
-    """Return whether the account's position differs from the strategy's position before its step. Raises Refused."""
+    """Return whether the market's position differs from the strategy's position before its step. Raises Refused."""
     return signal.target is not None and bool(_drift_warnings(signal.target, market, ""))
 
 
@@ -412,9 +438,11 @@ def _drift_warnings(target: TargetPosition, market: MarketView, remark: str) -> 
     before = _before(target, market)
     if before is None or abs(market.projected - before) <= market.instrument.base_tick:
         return ()
+    shared = market.part is not PositionPart.WHOLE and market.others.webhooks
+    beside = " beside what other webhooks hold" if shared else ""
     return (
         f"drift: the strategy held {format_12dp(before)} {market.instrument.base} before this alert, "
-        f"the account {format_12dp(market.projected)}; {remark}",
+        f"the account {format_12dp(market.projected)}{beside}; {remark}",
     )
 
 

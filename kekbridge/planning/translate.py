@@ -17,8 +17,10 @@ from kekbridge.errors import Refused
 from kekbridge.model import (
     AccountSnapshot,
     CancelRequest,
+    HeldByOthers,
     OrderIntent,
     OvertakenEntries,
+    PositionPart,
     Purpose,
     StrategyHistory,
     StrategyStep,
@@ -74,15 +76,14 @@ def translate(
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
     pending: Callable[[str], Decimal] = no_orders,
-    others: Callable[[str, Decimal], Decimal] = no_others,
+    others: Callable[[str, Decimal], HeldByOthers] = no_others,
     first_leg: int = 0,
     history: KnownHistory = _UNKNOWN,
 ) -> Plan:
     """Plan one step of an alert, given the account's positions and orders in flight.
 
-    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what other webhooks hold of a symbol's
-    signed position. `first_leg`: number of the step's first order
-    within its alert. Raises Refused with code, message and field.
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what others hold of a symbol's signed
+    position. `first_leg`: number of the step's first order within its alert. Raises Refused with code, message and field.
     """
     if signal.action is Action.PING:
         return Plan(symbol=None, ignored_code="pong")
@@ -127,7 +128,7 @@ def locate_step(
     follows = settings.follow == "position" or signal.is_wanted_position
     if not follows or signal.target is None or history.fired_at is None:
         return None, None
-    held = ROUND_DOWN_CONTEXT.multiply(market.projected, market.unit_factor)
+    held = ROUND_DOWN_CONTEXT.multiply(market.seen_as(PositionPart.NOT_OTHERS).projected, market.unit_factor)
     return add_step(history.strategy_histories.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
 
 

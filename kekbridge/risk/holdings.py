@@ -1,7 +1,7 @@
 """Which webhook holds how much of a position: its own fills since the position was last flat. Pure.
 
-The exchange knows one position per market. Where several webhooks trade in it, an exit that states its strategy's own position closes what
-that webhook holds, not what the others do (docs/internals/architecture.md section 5).
+The exchange knows one position per market. Where several webhooks trade in it, or the trader by hand, what an alert states of its
+strategy's position is about what that webhook holds, not what others do (docs/internals/architecture.md section 5).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from kekbridge.model import ZERO
+from kekbridge.model import ZERO, HeldByOthers
 
-#: Holder of what belongs to no webhook.
+#: Holder of what belongs to no webhook: opened by hand, or by a program that is not ours.
 NOBODY = ""
 
 
@@ -20,67 +20,104 @@ class Holdings:
 
     def __init__(self) -> None:
         self._held: dict[str, dict[str, Decimal]] = {}
+        # By market and trade id: whose holdings a foreign fill has changed, and how; of those since the position was flat.
+        self._foreign: dict[str, dict[str, dict[str, Decimal]]] = {}
 
-    def record(self, symbol: str, holder: str, quantity: Decimal) -> None:
-        """A fill of a signed quantity.
+    def record(self, symbol: str, holder: str, quantity: Decimal, foreign_id: str | None = None) -> None:
+        """A fill of a signed quantity. `foreign_id`: the trade id of one that is not of an order of ours.
 
-        One that ends or reverses the position ends every holding; what a holder trades beyond its own is taken from the largest others.
+        A fill that ends or reverses the position ends every holding; what a holder trades beyond its own is taken from the largest others.
+        What a foreign fill opens is nobody's; what it closes is taken from that first, then from `holder`: the exchange may have executed
+        a stop.
         """
         held = self._held.setdefault(symbol, {})
         before = sum(held.values(), ZERO)
         after = before + quantity
-        if after == 0:
+        if before * after <= 0:
             del self._held[symbol]
-        elif before * after <= 0:
-            self._held[symbol] = {holder: after}
+            self._foreign.pop(symbol, None)
+            quantity = after
+            held = {}
+        if quantity == 0:
+            return
+        changed = dict(held)
+        if foreign_id is None:
+            changed[holder] = changed.get(holder, ZERO) + quantity
+        elif before * quantity >= 0 or not held:
+            changed[NOBODY] = changed.get(NOBODY, ZERO) + quantity
         else:
-            _add(held, holder, quantity)
+            of_nobody = min(abs(quantity), abs(held.get(NOBODY, ZERO))).copy_sign(quantity)
+            changed[NOBODY] = changed.get(NOBODY, ZERO) + of_nobody
+            changed[holder] = changed.get(holder, ZERO) + quantity - of_nobody
+        self._held[symbol] = settled = _settled(changed)
+        if foreign_id is not None:
+            names = {*held, *settled}
+            changes = {name: settled.get(name, ZERO) - held.get(name, ZERO) for name in names}
+            self._foreign.setdefault(symbol, {})[foreign_id] = changes
 
-    def move(self, symbol: str, quantity: Decimal, *, source: str, target: str) -> None:
-        """A recorded fill of a signed quantity turns out to belong to another holder."""
-        if symbol in self._held and source != target:
-            self.record(symbol, source, -quantity)
-            self.record(symbol, target, quantity)
-
-    def of_others(self, symbol: str, holder: str, *, position: Decimal) -> Decimal:
-        """What other webhooks hold; zero where the holdings do not add up to the position, so that nothing is left open on a guess."""
+    def move(self, symbol: str, quantity: Decimal, *, source: str, target: str, foreign_id: str | None = None) -> None:
+        """A recorded fill of a signed quantity turns out to belong to another holder. `foreign_id`: as it was recorded."""
         held = self._held.get(symbol)
-        if held is None or (len(held) == 1 and holder in held) or sum(held.values(), ZERO) != position:
-            return ZERO
-        return position - held.get(holder, ZERO) - held.get(NOBODY, ZERO)
+        if held is None:
+            return
+        changes = {source: quantity}
+        if foreign_id is not None:
+            changes = self._foreign.get(symbol, {}).pop(foreign_id, {})
+        changed = dict(held)
+        for name, change in changes.items():
+            changed[name] = changed.get(name, ZERO) - change
+        changed[target] = changed.get(target, ZERO) + sum(changes.values(), ZERO)
+        self._held[symbol] = _settled(changed)
+
+    def of_others(self, symbol: str, holder: str, *, position: Decimal) -> HeldByOthers:
+        """What a webhook does not hold of a position, as far as the recorded fills tell.
+
+        Of a position that is larger than the fills lead to, the rest counts as the webhook's, so that nothing is left open on a guess. Of
+        a smaller one (a fill that is not known yet) it keeps what it has bought or sold, so that no exit is held back by one.
+        """
+        held = self._held.get(symbol, {})
+        total = sum(held.values(), ZERO)
+        if total * position <= 0:
+            return HeldByOthers()
+        own, by_hand = held.get(holder, ZERO), held.get(NOBODY, ZERO)
+        webhooks = total - own - by_hand
+        if abs(position) < abs(total):
+            left = position - min(abs(own), abs(position)).copy_sign(position)
+            webhooks = min(abs(webhooks), abs(left)).copy_sign(position)
+            by_hand = left - webhooks
+        return HeldByOthers(webhooks=webhooks, by_hand=by_hand)
 
     def total(self, symbol: str) -> Decimal:
         """The position that the recorded fills lead to, signed."""
         return sum(self._held.get(symbol, {}).values(), ZERO)
 
     def shares(self, symbol: str, *, position: Decimal) -> Mapping[str, Decimal] | None:
-        """What each webhook holds of a position; None where that is not known for all of it."""
-        held = self._held.get(symbol)
-        if not held or NOBODY in held or sum(held.values(), ZERO) != position:
+        """What each webhook holds of a position; None where the fills do not add up to it, or no webhook holds any of it."""
+        held = self._held.get(symbol, {})
+        of_webhooks = {name: quantity for name, quantity in held.items() if name != NOBODY}
+        if not of_webhooks or sum(held.values(), ZERO) != position:
             return None
-        return dict(held)
+        return of_webhooks
 
-    def load(self, symbol: str, fills: Iterable[tuple[str, Decimal]]) -> None:
-        """Replace what is known of a market: holders and signed quantities of its fills since it was flat, oldest first."""
+    def load(self, symbol: str, fills: Iterable[tuple[str, Decimal, str | None]]) -> None:
+        """Replace what is known of a market: its fills since it was flat, oldest first, each as the arguments of `record`."""
         self._held.pop(symbol, None)
-        for holder, quantity in fills:
-            self.record(symbol, holder, quantity)
+        self._foreign.pop(symbol, None)
+        for holder, quantity, foreign_id in fills:
+            self.record(symbol, holder, quantity, foreign_id)
 
     def comparable(self) -> dict[str, dict[str, Decimal]]:
         """Everything, in an order of its own."""
         return {symbol: dict(sorted(held.items())) for symbol, held in sorted(self._held.items())}
 
 
-def _add(held: dict[str, Decimal], holder: str, quantity: Decimal) -> None:
-    """Add to a holding; what goes beyond zero is taken from the others, the largest first."""
-    own = held.get(holder, ZERO) + quantity
-    missing = ZERO
-    if own != 0 and own * (sum(held.values(), ZERO) + quantity) < 0:
-        own, missing = ZERO, own
-    held[holder] = own
-    for name in sorted(held.keys() - {holder}, key=lambda name: (-abs(held[name]), name)) if missing else ():
-        taken = min(abs(missing), abs(held[name])).copy_sign(missing)
-        held[name] += taken
+def _settled(held: dict[str, Decimal]) -> dict[str, Decimal]:
+    """Holdings on the side of their sum: what is on the other side is taken from the largest, and who has nothing left is no holder."""
+    total = sum(held.values(), ZERO)
+    settled = {name: quantity for name, quantity in held.items() if quantity * total > 0}
+    missing = sum((abs(quantity) for quantity in held.values() if quantity * total < 0), ZERO)
+    for name in sorted(settled, key=lambda name: (-abs(settled[name]), name)):
+        taken = min(missing, abs(settled[name]))
+        settled[name] -= taken.copy_sign(total)
         missing -= taken
-    for name in [name for name, quantity in held.items() if quantity == 0]:
-        del held[name]
+    return {name: quantity for name, quantity in settled.items() if quantity}

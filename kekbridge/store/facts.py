@@ -96,6 +96,11 @@ class OwnedFill(msgspec.Struct, frozen=True, kw_only=True):
     #: Our entry whose own stop or take-profit was executed; None: it is no exit of a bracket.
     exit_of: str | None = None
 
+    @property
+    def foreign_id(self) -> str | None:
+        """Its trade id if it is, as far as known, neither of an order of ours nor of its exits."""
+        return self.fill.trade_id if self.fill.client_order_id is None and self.exit_of is None else None
+
 
 class FillFact(msgspec.Struct, frozen=True, kw_only=True):
     """A fill became known, or what was missing of it (its order, its realized P&L, whose exit it is)."""

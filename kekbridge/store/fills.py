@@ -82,21 +82,24 @@ def find(connection: sqlite3.Connection, trade_id: str) -> OwnedFill | None:
 
 def since_flat(
     connection: sqlite3.Connection, symbol: str, position: Decimal, *, limit: int
-) -> tuple[tuple[str, Decimal], ...]:
-    """Webhook id (empty: nobody's) and signed quantity of the fills of an open cross position since it was flat, oldest first.
+) -> tuple[tuple[str, Decimal, str | None], ...]:
+    """The fills of an open cross position since it was flat, oldest first: webhook id (empty: nobody's), signed quantity, and the trade id
+    of one that is neither of an order of ours nor of its exits.
 
     Empty if the newest `limit` fills of the market do not add up to it.
     """
     rows = connection.execute(
-        "SELECT side, quantity, coalesce(webhook_id, '') FROM fills WHERE symbol = ? AND margin_mode = 'CROSS'"
+        "SELECT side, quantity, coalesce(webhook_id, ''),"
+        " CASE WHEN client_order_id IS NULL AND exit_of IS NULL THEN trade_id END"
+        " FROM fills WHERE symbol = ? AND margin_mode = 'CROSS'"
         " ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
         (symbol, limit),
     )
-    found: list[tuple[str, Decimal]] = []
+    found: list[tuple[str, Decimal, str | None]] = []
     left = position
-    for side, text, webhook_id in rows:
+    for side, text, webhook_id, foreign_id in rows:
         signed = Decimal(text) * Side(side).sign
-        found.append((webhook_id, signed))
+        found.append((webhook_id, signed, foreign_id))
         left -= signed
         if left == 0:
             return tuple(reversed(found))

@@ -28,6 +28,7 @@ from kekbridge.model import (
     Limits,
     OrderIntent,
     OrderStatus,
+    PositionPart,
     RateLimits,
     StrategyHistory,
     TradingState,
@@ -512,6 +513,28 @@ async def test_order_is_looked_at_again_if_something_overtook_its_decision(setup
     assert (order.status, order.code) == (S.DENIED, "trading_halted")
     assert setup.submitter.in_flight_count == 0
     assert await setup.bridge.journal("order_accepted") == []
+
+
+async def test_exit_whose_own_part_shrank_is_queued_again(setup: Setup) -> None:
+    """The webhook's stop fires between decision and flush: the claimed exit is not sent at its size, the queue sizes it."""
+    await setup.bridge.set_positions(BTC="0.05")
+    setup.submitter.is_dispatching = True
+    setup.book.holdings.record(BTC, "hook", Decimal("0.01"))
+    setup.book.holdings.record(BTC, "other", Decimal("0.04"))
+    wanted = exit_intent(quantity=Decimal("0.04"), close_fraction=Decimal(1), part=PositionPart.OWN)
+    begun = setup.admissions.begin(
+        setup.alert(), admitting(wanted, is_exit=True), setup.webhook, expires_at=setup.now + timedelta(seconds=60)
+    )
+    assert begun is not None
+    assert begun.orders[0].status is S.SUBMITTING
+    setup.book.version += 1  # as by the fill
+    assert await setup.admissions.finish(begun)
+    order = setup.book.current(begun.orders[0])
+    assert (order.status, order.attempt) == (S.QUEUED, 0)
+    assert setup.submitter.in_flight_count == 0
+    decided = setup.submitter.recheck(order, now=setup.now)
+    assert decided.intent is not None
+    assert decided.intent.quantity == Decimal("0.01")
 
 
 # ---------------------------------------------------------------------------------------------------------------------- drift

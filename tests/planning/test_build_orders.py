@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kekbridge.model import OrderIntent, OrderType, Purpose, Side, TakeProfit
+from kekbridge.model import HeldByOthers, OrderIntent, OrderType, PositionPart, Purpose, Side, TakeProfit
 from kekbridge.planning.build_orders import resize
 from tests.trading import BTC, D, snapshot
 
@@ -74,6 +74,60 @@ def test_an_exit_never_reverses_a_position(held: Decimal, quantity: Decimal, sha
             after = held + resized.signed_quantity
             assert abs(after) < abs(held)
             assert after * held >= 0
+
+
+@given(
+    position=st.decimals(-9, 9, places=5),
+    others=st.decimals(-9, 9, places=5),
+    by_hand=st.decimals(-9, 9, places=5),
+    quantity=amounts,
+    share=st.none() | st.decimals("0.01", 1, places=2),
+    target=st.none() | st.just(D(0)),
+)
+def test_an_exit_of_its_own_part_leaves_what_others_hold(
+    position: Decimal,
+    others: Decimal,
+    by_hand: Decimal,
+    quantity: Decimal,
+    share: Decimal | None,
+    target: Decimal | None,
+) -> None:
+    """Whatever has changed since it was planned: at most the webhook's part of the real position is closed."""
+    held = HeldByOthers(webhooks=others, by_hand=by_hand)
+    for part in PositionPart:
+        intent = exit_order(str(quantity), close_fraction=share, target_quantity=target, part=part)
+        resized = resize(intent, snapshot({BTC: str(position)}), held=held)
+        if resized is not None:
+            assert resized.quantity <= abs(held.left(position, part)) <= abs(position)
+            assert resized.signed_quantity * position < 0
+
+
+@pytest.mark.parametrize(
+    ("position", "others", "expected"),
+    [
+        ("0.08", "0.04", "0.04"),
+        ("0.04", "0.04", None),
+        ("0.06", "0.04", "0.02"),
+        ("0.04", "0", "0.04"),
+        ("0", "0", None),
+    ],
+)
+def test_a_whole_exit_follows_its_own_part(position: str, others: str, expected: str | None) -> None:
+    """Right before it is sent it is what the webhook then holds: its stop may have fired, another webhook may have left."""
+    intent = exit_order("0.04", close_fraction=D(1), largest_quantity=D("0.04"), part=PositionPart.OWN)
+    resized = resize(intent, snapshot({BTC: position}), held=HeldByOthers(webhooks=D(others)))
+    assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
+
+
+@pytest.mark.parametrize(
+    ("position", "others", "expected"), [("0.04", "0.04", "0.1"), ("0", "0", "0.1"), ("-0.06", "-0.06", "0.1")]
+)
+def test_a_reversal_opens_beside_what_others_hold(position: str, others: str, expected: str) -> None:
+    """Its target is of the webhook's own part, on whichever side the account is."""
+    entry = entry_order("0.1", after_leg=0, target_quantity=D("-0.1"), part=PositionPart.OWN)
+    resized = resize(entry, snapshot({BTC: position}), held=HeldByOthers(webhooks=D(others)))
+    assert resized is not None
+    assert resized.quantity == D(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from kekbridge.alerts.message import fired_at, interpret, read_message
 from kekbridge.errors import Refused
-from kekbridge.model import Limits, StrategyHistory, Usage, WebhookSettings
+from kekbridge.model import HeldByOthers, Limits, PositionPart, StrategyHistory, Usage, WebhookSettings
 from kekbridge.model.admission import Decision
 from kekbridge.planning.decide import decide
 from kekbridge.planning.translate import KnownHistory, Plan, translate
@@ -30,9 +30,10 @@ def plan(
     history: StrategyHistory | None = None,
     at_s: int = 0,
     others: Decimal = Decimal(0),
+    by_hand: Decimal = Decimal(0),
     **settings: Any,
 ) -> Plan:
-    """The plan of a one-step message with `held` BTC; `at_s`: when it fired; `others`: what other webhooks hold of it."""
+    """The plan of a one-step message with `held` BTC; `at_s`: when it fired; `others`, `by_hand`: what of it is not the webhook's."""
     chosen = WebhookSettings(**settings)
     time = NOW + timedelta(seconds=at_s)
     body = {"symbol": "BTCUSDT.P", "timestamp": time.isoformat(), **fields}
@@ -40,9 +41,8 @@ def plan(
     (step,) = interpret(message, chosen).steps
     known = KnownHistory(fired_at(message, chosen.profile), {BTC: history} if history else {})
     account = snapshot({BTC: held} if D(held) else {})
-    return translate(
-        step, settings=chosen, snapshot=account, pending=lambda _: Decimal(0), others=lambda *_: others, history=known
-    )
+    elsewhere = HeldByOthers(webhooks=others, by_hand=by_hand)
+    return translate(step, settings=chosen, snapshot=account, others=lambda *_: elsewhere, history=known)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,99 @@ def test_an_exit_leaves_what_other_webhooks_hold(held: str, others: str, afterwa
     assert any(warning in text for text in planned.warnings), planned.warnings
     # Without a position of its own in the message, a close means the market.
     assert after(plan({"action": "close"}, held, others=D(others)), held) == 0
+
+
+LONG = {"prevMarketPosition": "long", "prevMarketPositionSize": "0.1"}
+FLAT: dict[str, Any] = {"marketPosition": "flat", "marketPositionSize": "0"}
+HALF = {"marketPosition": "long", "marketPositionSize": "0.05"}
+SHORT = {"marketPosition": "short", "marketPositionSize": "0.1"}
+# What a strategy states after it was long 0.1 -> the signed position that its webhook holds in the end, of 0.1 and of nothing.
+STATED: list[tuple[dict[str, Any], str, str]] = [
+    ({"action": "sell", "quantity": "0.1", **LONG, **FLAT}, "0", "0"),
+    ({"action": "close", **LONG, **FLAT}, "0", "0"),
+    ({"action": "close", **FLAT}, "0", "0"),
+    ({"action": "sell", "reduceOnly": True, "quantity": "0.1", **LONG, **FLAT}, "0", "0"),
+    ({"action": "sell", "quantity": "0.05", **LONG, **HALF}, "0.05", "0"),
+    ({"action": "close", "quantity": "0.05", **LONG, **HALF}, "0.05", "0"),
+    ({"action": "close", "quantity": "50%", **LONG, **HALF}, "0.05", "0"),
+    ({"action": "sell", "quantity": "0.2", **LONG, **SHORT}, "-0.1", "-0.1"),
+    ({"action": "flip", **LONG, **SHORT}, "-0.1", "-0.1"),
+    # Sized by the trader: its contracts do not count, the share that it closed and its side do.
+    ({"action": "sell", "quantity": "6500", "quantityType": "usd", **LONG, **FLAT}, "0", "0"),
+    ({"action": "sell", "quantity": "6500", "quantityType": "usd", **LONG, **HALF}, "0.05", "0"),
+    ({"action": "sell", "quantity": "6500", "quantityType": "usd", **LONG, **SHORT}, "-0.1", "-0.1"),
+]
+
+
+@pytest.mark.parametrize(("others", "by_hand"), [("0", "0"), ("0.1", "0"), ("0.3", "0"), ("0", "0.1"), ("0.07", "0.2")])
+@pytest.mark.parametrize("follow", ["signal", "position"])
+@pytest.mark.parametrize(("fields", "of_own", "of_nothing"), STATED)
+def test_what_a_strategy_states_is_about_its_own_part(
+    fields: dict[str, Any], of_own: str, of_nothing: str, follow: str, others: str, by_hand: str
+) -> None:
+    """Whatever other webhooks and the trader's hand hold stays, also if the webhook's stop has closed its part before."""
+    elsewhere = D(others) + D(by_hand)
+    for own, wanted in (("0.1", of_own), ("0", of_nothing)):
+        held = str(D(own) + elsewhere)
+        planned = plan(fields, held, others=D(others), by_hand=D(by_hand), follow=follow)
+        assert after(planned, held) == D(wanted) + elsewhere
+        exits = sum((intent.quantity for intent in planned.intents if intent.reduce_only), D(0))
+        assert exits <= D(own)
+
+
+@pytest.mark.parametrize(("others", "by_hand"), [("0.3", "0"), ("0", "0.3"), ("0.1", "0.2")])
+def test_what_says_nothing_of_a_strategy_means_the_account(others: str, by_hand: str) -> None:
+    """A plain close, an exit word, a flip, a reduce-only order: all that is open, whoever opened it."""
+    for fields, wanted in (
+        ({"action": "close"}, "0"),
+        ({"action": "close_all", "symbol": "BTCUSDT.P"}, "0"),
+        ({"action": "exit long"}, "0"),
+        ({"action": "close", "quantity": "50%"}, "0.15"),
+        ({"action": "sell", "quantity": "0.2", "reduceOnly": True}, "0.1"),
+        ({"action": "flip"}, "-0.3"),
+    ):
+        assert after(plan(fields, "0.3", others=D(others), by_hand=D(by_hand)), "0.3") == D(wanted)
+
+
+def test_resync_corrects_what_was_opened_by_hand() -> None:
+    """It is a difference between strategy and account; what other webhooks hold is none, in no mode."""
+    fields = {"action": "sell", "quantity": "0.05", **LONG, **HALF}
+    settings: dict[str, Any] = {"others": D("0.2"), "by_hand": D("0.3"), "follow": "position"}
+    corrected = plan(fields, "0.6", resync=True, **settings)
+    assert after(corrected, "0.6") == D("0.25")
+    assert any(
+        "the account 0.4 beside what other webhooks hold; it is corrected" in text for text in corrected.warnings
+    )
+    reported = plan(fields, "0.6", **settings)
+    assert after(reported, "0.6") == D("0.55")
+    assert any("only the step counts" in text for text in reported.warnings)
+    assert plan(fields, "0.3", others=D("0.2"), follow="position").warnings == ()
+
+
+@pytest.mark.parametrize("own", ["0.1", "0"])
+def test_openalgo_target_beside_another_webhook(own: str) -> None:
+    """The position wanted is that of the message's own strategy."""
+    held = str(D(own) + D("0.3"))
+    assert after(plan(smart("BUY", "1", "0.2"), held, others=D("0.3"), profile="openalgo"), held) == D("0.5")
+
+
+def test_the_side_of_a_strategy_beside_another_webhook() -> None:
+    """A webhook that holds nothing says why; one on the other side of the account is no different."""
+    fields = {
+        "action": "buy",
+        "quantity": "0.1",
+        "prevMarketPosition": "short",
+        "prevMarketPositionSize": "0.1",
+        **FLAT,
+    }
+    for others, by_hand, text in (
+        ("0.3", "0", "other webhooks hold all of the 0.3 BTC"),
+        ("0", "0.3", "0.3 BTC were not opened by this webhook"),
+        ("0.1", "0.2", "other webhooks hold 0.1 BTC, and 0.2 BTC were not opened"),
+    ):
+        planned = plan(fields, "0.3", others=D(others), by_hand=D(by_hand))
+        assert (planned.intents, planned.ignored_code) == ((), "nothing_to_close")
+        assert any(text in warning for warning in planned.warnings)
 
 
 def after(planned: Plan, held: str = "0") -> Decimal:
@@ -218,6 +311,13 @@ def test_close_all_closes_every_market() -> None:
         (ETH, D("0.2"), True, None),
     ]
     assert decided.is_exit
+
+
+def test_close_all_with_a_strategys_position() -> None:
+    """The account's emergency word: what the message says of its strategy limits nothing."""
+    decided = close_all({BTC: "0.01", ETH: "-0.2"}, **FLAT)
+    assert [intent.signed_quantity for intent in decided.intents] == [D("-0.01"), D("0.2")]
+    assert {intent.part for intent in decided.intents} == {PositionPart.WHOLE}
 
 
 def test_close_all_of_a_webhook_with_allowed_symbols() -> None:
