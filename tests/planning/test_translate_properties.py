@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kekbridge.alerts import message
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitSpec, TargetPosition
 from kekbridge.errors import Refused, RequestRefused
-from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, WebhookSettings
+from kekbridge.model import (
+    HeldByOthers,
+    Instrument,
+    OrderIntent,
+    OrderType,
+    PositionPart,
+    Purpose,
+    Side,
+    WebhookSettings,
+)
 from kekbridge.planning.build_orders import resize
 from kekbridge.planning.prices import ceil_price, floor_price
 from kekbridge.planning.sizing import floor_quantity
@@ -161,6 +171,39 @@ def test_exits_come_first_and_never_reverse(
     is_reduce_only = step.reduce_only and step.target is None and step.action is not Action.FLIP
     if step.action is Action.CLOSE or is_reduce_only:
         assert webhook_settings.follow == "position" or planned.is_exit
+
+
+@given(
+    step=signals(),
+    held=positions,
+    elsewhere=st.tuples(positions, positions),
+    market=rules,
+    webhook_settings=settings,
+    states_position=st.booleans(),
+)
+def test_what_a_strategy_states_closes_nothing_of_others(
+    step: Signal,
+    held: Decimal,
+    elsewhere: tuple[Decimal, Decimal],
+    market: Instrument,
+    webhook_settings: WebhookSettings,
+    states_position: bool,
+) -> None:
+    """Whatever others hold and however the step is sized: its exits are at most the part that they are of."""
+    step = replace(step, states_position=states_position or step.target is not None)
+    others = HeldByOthers(*elsewhere)
+    account = snapshot({BTC: str(held)}, instruments={BTC: market})
+    try:
+        planned = translate(step, settings=webhook_settings, snapshot=account, others=lambda *_: others)
+    except Refused:
+        return
+    exits = [intent for intent in planned.intents if intent.purpose is Purpose.EXIT]
+    for part in PositionPart:
+        closed = sum((intent.quantity for intent in exits if intent.part is part), D(0))
+        assert closed <= abs(others.left(held, part))
+    is_stated_exit = step.states_position and (step.reduce_only or step.action is Action.CLOSE)
+    if is_stated_exit and planned.is_exit:
+        assert all(intent.part is not PositionPart.WHOLE for intent in exits)
 
 
 @given(

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from kekbridge.execution.book import Book
@@ -69,6 +70,26 @@ async def test_a_queued_exit_leaves_what_others_hold(bridge: Bridge) -> None:
     await bridge.clear_faults()
     assert (await bridge.until_stored(leaving, "denied")).code == "nothing_to_close"
     assert await bridge.positions() == {BTC: D("0.04")}
+
+
+async def test_a_queued_exit_after_a_restart(tmp_path: Path) -> None:
+    """The stop fires while no bridge runs: the next one records it first, and its queued exit finds nothing of its own."""
+    async with running_paper(tmp_path / "paper") as url:
+        async with quick_bridge(tmp_path, url) as first:
+            first.add_webhook("a")
+            first.add_webhook("b")
+            await _open_both(first, stopLoss="1%")
+            await first.fault("rate_limit", **CREATE)
+            _, leaving = await first.send("b", **position_fields("sell", "0.04", "0"))
+            await first.until_stored(leaving, "queued")
+        async with aiohttp.ClientSession() as session:
+            for path, body in (("prices", {BTC: "64300"}), ("faults", {})):
+                async with session.post(f"{url}/paper/{path}", json=body) as response:
+                    assert response.status == 200
+        async with quick_bridge(tmp_path, url) as second:
+            await second.until_stored(leaving, "denied")
+            await second.until_settled()
+            assert await second.positions() == {BTC: D("0.04")}
 
 
 async def test_a_queued_exit_closes_what_is_left_of_its_own(bridge: Bridge) -> None:
