@@ -235,7 +235,8 @@ def recheck(
     intent = resize(order.intent, snapshot, left_open=left_open, held=held)
     if intent is None:
         text = f"{order.intent.symbol} has no position left to close"
-        if order.intent.part is not PositionPart.WHOLE and snapshot.position_quantity(order.intent.symbol):
+        is_stated_exit = order.intent.reduce_only and order.intent.part is not PositionPart.WHOLE
+        if is_stated_exit and snapshot.position_quantity(order.intent.symbol):
             text += ": what is open is not this webhook's"
         return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)
     verdicts = rules.check_rules(

@@ -161,12 +161,16 @@ def _reduce(signal: Signal, market: MarketView, *, whole_target: Decimal | None)
 
 
 def _flip(signal: Signal, market: MarketView) -> PositionChange:
-    """Close the position and open the same size, or the given quantity, on the other side."""
+    """Close the position and open the same size, or the given quantity, on the other side; of what the webhook holds if the message states
+    its strategy's position.
+    """
+    if signal.states_position or signal.target is not None:
+        market = market.seen_as(PositionPart.OWN)
     projected = market.projected
     if signal.target is not None and signal.target.size != 0 and signal.quantity is None:
-        return _change_to(_units(signal.target.signed, market), market.seen_as(PositionPart.OWN))
+        return _change_to(_units(signal.target.signed, market), market)
     if projected == 0:
-        return _nothing_to_close(market, "there is no position to flip")
+        return _nothing_to_close(market, _held_elsewhere(market) or "there is no position to flip")
     side = side_of(-projected)
     size = abs(projected) if signal.quantity is None else _size(signal, side, market, is_entry=True)
     return _change_to(side.sign * size, market)

@@ -80,6 +80,7 @@ STATED: list[tuple[dict[str, Any], str, str]] = [
     ({"action": "close", "quantity": "50%", **LONG, **HALF}, "0.05", "0"),
     ({"action": "sell", "quantity": "0.2", **LONG, **SHORT}, "-0.1", "-0.1"),
     ({"action": "flip", **LONG, **SHORT}, "-0.1", "-0.1"),
+    ({"action": "flip", "quantity": "0.2", **LONG, **SHORT}, "-0.2", "0"),
     # Sized by the trader: its contracts do not count, the share that it closed and its side do.
     ({"action": "sell", "quantity": "6500", "quantityType": "usd", **LONG, **FLAT}, "0", "0"),
     ({"action": "sell", "quantity": "6500", "quantityType": "usd", **LONG, **HALF}, "0.05", "0"),
