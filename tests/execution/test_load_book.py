@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from kekbridge.execution.book import Book
 from kekbridge.execution.load_book import load_book, load_webhook
 from kekbridge.model import Limits, OrderStatus, RateLimits, Side, WebhookSettings
-from kekbridge.store import positions, webhooks
+from kekbridge.risk.holdings import NOBODY
+from kekbridge.store import codec, positions, webhooks
 from kekbridge.store.transaction import Connection
 from tests.bridge import BTC, Bridge
 from tests.equality import assert_rebuilt_equal, assert_same, book_contents, loaded_contents
@@ -119,6 +120,20 @@ def test_holdings_of_webhooks_are_loaded(connection: sqlite3.Connection) -> None
     for held, wanted_holdings in (("0.03", live), ("0.04", {})):
         positions.replace_all(connection, snapshot({BTC: held}), now=NOW)
         assert book_on(connection).holdings.comparable() == wanted_holdings
+
+
+def test_what_was_opened_by_hand_is_loaded_as_nobodys(connection: sqlite3.Connection) -> None:
+    """Its P&L is that of the webhook which entered last, what it opened is not; so are the fills of a store that was written before."""
+    book = book_on(connection)
+    order = store_order(book, intent(quantity=Decimal("0.04")), OrderStatus.ACCEPTED)
+    record_fill(book, order, quantity=Decimal("0.04"))
+    record_fill(book, order_id="front end", quantity=Decimal("0.1"))
+    record_fill(book, order_id="front end", side=Side.SELL, quantity=Decimal("0.03"), realized_pnl=Decimal(5))
+    live = book.holdings.comparable()
+    assert live == {BTC: {NOBODY: Decimal("0.07"), "hook": Decimal("0.04")}}
+    assert book.day("hook", codec.day_of(NOW)).realized_pnl == 5
+    positions.replace_all(connection, snapshot({BTC: "0.11"}), now=NOW)
+    assert book_on(connection).holdings.comparable() == live
 
 
 def test_owner_of_a_position_is_known(connection: sqlite3.Connection) -> None:

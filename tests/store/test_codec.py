@@ -28,6 +28,7 @@ from kekbridge.store.codec import (
     verdicts_from_json,
     verdicts_to_json,
 )
+from tests.store.factories import intent
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30"))
 MOMENTS = st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -91,9 +92,16 @@ def test_intent_reads_back_equal(intent: OrderIntent) -> None:
     assert intent_from_json(to_json(intent)) == intent
 
 
+def test_intent_that_was_stored_before_parts_were_known() -> None:
+    """It counts the whole position, as it did when it was decided."""
+    stored = json.loads(to_json(intent()))
+    del stored["part"]
+    assert intent_from_json(json.dumps(stored)) == intent()
+
+
 def test_stored_text_of_an_intent() -> None:
     """The bytes of a stored order: sorted names, every field, amounts without exponents. The history's hashes cover them."""
-    intent = OrderIntent(
+    wanted = OrderIntent(
         symbol="PERP_PEPE_USDC",
         side=Side.BUY,
         order_type=OrderType.LIMIT,
@@ -103,9 +111,9 @@ def test_stored_text_of_an_intent() -> None:
         limit_price=Decimal("0.00000001"),
         take_profits=(TakeProfit(Decimal("0.00000002"), Decimal("500.0")),),
     )
-    assert to_json(intent) == (
+    assert to_json(wanted) == (
         '{"after_leg":null,"close_fraction":null,"largest_quantity":null,"leverage":null,"limit_price":"0.00000001",'
-        '"margin_mode":"CROSS","order_type":"limit","purpose":"entry","quantity":"1000","reduce_only":false,"reference_price":"0.00000001","side":"BUY",'
+        '"margin_mode":"CROSS","order_type":"limit","part":"whole","purpose":"entry","quantity":"1000","reduce_only":false,"reference_price":"0.00000001","side":"BUY",'
         '"signal_price":null,"slippage":null,"stop_loss":null,"symbol":"PERP_PEPE_USDC",'
         '"take_profits":[{"quantity":"500.0","trigger_price":"0.00000002"}],"target_quantity":null,'
         '"trailing_callback_rate":null,"trailing_callback_value":null,"trigger_price":null}'
