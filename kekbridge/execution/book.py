@@ -723,6 +723,25 @@ class Book:
                 others += ZERO if reserved is None else reserved.quantity
         return HeldByOthers(webhooks=others, by_hand=held.by_hand)
 
+    def kept_from(self, order: Order, position: Decimal) -> HeldByOthers:
+        """What an order that is about to be sent must leave of a position, as the exchange shows it.
+
+        That is what others hold and, beside them, what sent exits of its own webhook may still close. Where nobody else holds anything, the
+        exchange bounds all exits by the position.
+        """
+        symbol = order.intent.symbol
+        held = self.holdings.of_others(symbol, order.webhook_id, position=position)
+        if held == HeldByOthers():
+            return held
+        leaving = ZERO
+        for other in self.by_symbol.get(symbol, {}).values():
+            is_sent = other.status is not OrderStatus.QUEUED and other.client_order_id != order.client_order_id
+            is_exit = other.intent.reduce_only and not other.intent.may_rest and other.webhook_id == order.webhook_id
+            if is_sent and is_exit:
+                known = max(other.executed_quantity, self._recorded.get(other.client_order_id, ZERO))
+                leaving += max(other.intent.quantity - known, ZERO) * other.intent.side.sign
+        return HeldByOthers(webhooks=held.webhooks - leaving, by_hand=held.by_hand)
+
     def load_recorded(self, order: Order, quantity: Decimal) -> None:
         """Take over the quantity of the recorded fills of an unfinished or incomplete order."""
         self._recorded[order.client_order_id] = quantity

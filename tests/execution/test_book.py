@@ -15,10 +15,12 @@ from kekbridge.execution.book import MOST_FILLS, Book, with_ms_times
 from kekbridge.model import (
     UNCOMMITTED,
     ZERO,
+    HeldByOthers,
     LimitBreach,
     Order,
     OrderStatus,
     OrderType,
+    PositionPart,
     Purpose,
     Side,
     SideTotals,
@@ -460,6 +462,28 @@ def test_reported_exits_are_a_row_of_their_entry(book: Book, rows: list[Entry]) 
         entry.client_order_id,
         entry.alert_id,
     )
+
+
+def test_an_exit_leaves_what_an_earlier_one_was_sent_for(book: Book) -> None:
+    """Whether that has executed is not known yet; what is recorded of it is gone from the holdings already."""
+    own, others = Decimal("0.04"), Decimal("0.05")
+    book.holdings.record(BTC, "hook", own)
+    sent_exit: dict[str, Any] = {"side": Side.SELL, "purpose": Purpose.EXIT, "reduce_only": True}
+    earlier = claim(book, put(book, quantity=Decimal("0.03"), **sent_exit))
+    leaving = put(book, quantity=own, part=PositionPart.OWN, **sent_exit)
+    assert book.kept_from(leaving, own) == HeldByOthers()  # alone: the exchange bounds both
+    book.holdings.record(BTC, "other", others)
+
+    def left(position: str) -> Decimal:
+        return book.kept_from(leaving, Decimal(position)).left(Decimal(position), PositionPart.OWN)
+
+    assert left("0.09") == Decimal("0.01")
+    assert book.kept_from(put(book, webhook_id="other", **sent_exit), Decimal("0.09")).webhooks == own
+    book.record_fill(fill(side=Side.SELL, quantity=Decimal("0.02")), order=earlier)
+    assert left("0.07") == Decimal("0.01")
+    report(book, accept(book, earlier), S.FILLED, Decimal("0.03"))
+    book.record_fill(fill(side=Side.SELL, quantity=Decimal("0.01")), order=earlier)
+    assert left("0.06") == Decimal("0.01")
 
 
 def test_forgotten_fills_are_looked_up(book: Book) -> None:

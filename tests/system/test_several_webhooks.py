@@ -72,6 +72,19 @@ async def test_a_queued_exit_leaves_what_others_hold(bridge: Bridge) -> None:
     assert await bridge.positions() == {BTC: D("0.04")}
 
 
+async def test_an_exit_beside_one_of_unknown_outcome(bridge: Bridge) -> None:
+    """b's partial exit is executed, its answer lost; the flat goes out beside it, for what that one leaves of b's part."""
+    await _open_both(bridge)
+    await bridge.fault("withhold_reports")
+    await bridge.fault("lose_answer", count=1, **CREATE)
+    _, part = await bridge.send("b", **position_fields("sell", "0.04", "0.02"))
+    _, leaving = await bridge.send("b", **position_fields("sell", "0.02", "0"))
+    await bridge.clear_faults()
+    for answer in (part, leaving):
+        await bridge.until_stored(answer, "filled")
+    assert await bridge.positions() == {BTC: D("0.04")}
+
+
 async def test_a_queued_exit_after_a_restart(tmp_path: Path) -> None:
     """The stop fires while no bridge runs: the next one records it first, and its queued exit finds nothing of its own."""
     async with running_paper(tmp_path / "paper") as url:
