@@ -533,8 +533,7 @@ class _Planner:
     # ------------------------------------------------------------------------------------------------------- take-profits
 
     def _plan_take_profits(self) -> None:
-        for wanted in (*self._view.take_profits, *self._lost_take_profits()):
-            trigger = self._sooner(wanted.take_profits[0].trigger_price)
+        for trigger, wanted in self._wanted_take_profits().items():
             same = [each for each in self._view.orders if self._slot(each) == (Role.TAKE_PROFIT, trigger)]
             done = sum((each.executed for each in same), ZERO)
             live = sum((each.remaining for each in same), ZERO)
@@ -551,6 +550,15 @@ class _Planner:
                 self._place(replace(sized, take_profits=(), signal_price=trigger))
             else:
                 self._place(replace(sized, take_profits=(TakeProfit(trigger, missing),)))
+
+    def _wanted_take_profits(self) -> Mapping[Decimal, OrderIntent]:
+        """By trigger price on the grid as it is now; levels of the same price are one order of their whole quantity."""
+        wanted: dict[Decimal, OrderIntent] = {}
+        for each in (*self._view.take_profits, *self._lost_take_profits()):
+            trigger = self._sooner(each.take_profits[0].trigger_price)
+            same = wanted.get(trigger)
+            wanted[trigger] = each if same is None else replace(same, quantity=same.quantity + each.quantity)
+        return wanted
 
     def _cancel_spare(self, same: list[ExitOrder], spare: Decimal) -> None:
         """Cancel take-profits of a slot beyond what is open, the newest first: one was only invisible when another was placed."""

@@ -432,6 +432,24 @@ async def test_each_take_profit_closes_its_share(bridge: Bridge) -> None:
     assert nearer.status is OrderStatus.FILLED
 
 
+async def test_take_profits_of_one_price_close_both_their_shares(bridge: Bridge) -> None:
+    """They are one order of their whole quantity."""
+    ladder = [
+        {"price": "66300", "share": "30%"},
+        {"price": "66300", "share": "30%"},
+        {"price": "67600", "share": "40%"},
+    ]
+    await bridge.send(quantity="0.04", stopLoss="2%", takeProfit=ladder)
+    (row,) = await _until_live(bridge, "TP_SL")
+    assert D(row["quantity"]) == D("0.024")
+    await bridge.control("prices", {BTC: "66400"})
+
+    async def is_closed() -> bool:
+        return await bridge.positions() == {BTC: D("0.016")}
+
+    await until(is_closed)
+
+
 async def test_an_open_take_profit_does_not_count_as_a_pending_close(bridge: Bridge) -> None:
     """It may never trade: 50% of the position is half of what is held, and a strategy's known position has not drifted."""
     _, answer = await bridge.send(quantity="0.02", stopLoss="2%", takeProfit=TWO_TAKE_PROFITS)

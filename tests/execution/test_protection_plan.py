@@ -326,6 +326,18 @@ def test_a_take_profit_too_many_is_cancelled() -> None:
     assert plan(_laddered(*parts, other)).actions == ()
 
 
+@pytest.mark.parametrize("triggers", [("66000", "66000"), ("66000", "66000.04")], ids=["equal", "equal on the grid"])
+def test_levels_of_one_price_are_one_order(triggers: tuple[str, str]) -> None:
+    """Of their whole quantity, also if only the rounding to the tick makes them equal; what is live or executed counts once."""
+    ladder = tuple(_take_profit("0.006", trigger) for trigger in triggers)
+    view = stopped(report=bracket(), take_profits=ladder)
+    assert places(plan(view)) == [(Role.TAKE_PROFIT, D("0.012"))]
+    first = placed(_take_profit("0.006"))
+    assert places(plan(replace(view, orders=(first,)))) == [(Role.TAKE_PROFIT, D("0.006"))]
+    second = placed(_take_profit("0.006"), S.FILLED, executed="0.006", leg=51)
+    assert plan(replace(view, orders=(first, second))).actions == ()
+
+
 def test_a_take_profit_that_the_price_has_passed_closes_its_share() -> None:
     """A trigger order would be refused."""
     (first, _) = (each for each in plan(_laddered(), mark="66500").actions if isinstance(each, Place))
