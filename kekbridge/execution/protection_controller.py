@@ -397,7 +397,7 @@ class ProtectionController:
                         position=held.get(name, ZERO),
                         mark=None if mark is None else mark.price,
                         is_flat=position * view.entry.intent.side.sign <= 0,
-                        is_shared=shares is not None and len(shares) > 1,
+                        is_shared=shares is not None and position * view.entry.intent.side.sign > held.get(name, ZERO),
                     ),
                     market.memories.get(name, Memory()),
                     elapsed_s=elapsed_s,
@@ -657,7 +657,7 @@ class ProtectionController:
             if isinstance(result, Accepted):
                 data = {
                     "symbol": entry.intent.symbol,
-                    "detail": "another webhook holds the position that its exits would close",
+                    "detail": "its exits would close what another entry or webhook holds",
                 }
                 self._note_once(name, "leftover_canceled", entry, data)
         except Exception:

@@ -5,6 +5,9 @@ and asks again until there are none. Nothing is counted: a try that failed is re
 
 How much of an entry is open is what it executed, less what its exits closed, at most what is left of the position. Sizes are rounded down
 to the exchange's grid as it is now, prices towards less risk; a remainder below the smallest order can neither be covered nor closed.
+
+Where more of the position is open than this entry, no exit may be larger than what is left of the entry: it would close what belongs to
+another entry or webhook. One that is larger is replaced: a stop goes once its successor is live, a take-profit before that is sent.
 """
 
 from __future__ import annotations
@@ -141,7 +144,7 @@ class Market(Struct, frozen=True, kw_only=True):
     mark: Decimal | None
     #: No position is open in the entry's direction.
     is_flat: bool = False
-    #: Other webhooks hold part of the position: an exit larger than its entry would close what is theirs.
+    #: Other entries or webhooks hold part of the position: an exit larger than what is left of its entry would close what is theirs.
     is_shared: bool = False
 
 
@@ -156,11 +159,11 @@ class Memory(Struct, frozen=True, kw_only=True):
     was_live: bool = False
     #: Seconds for which an exit has looked fired without an end.
     firing_s: float = 0.0
-    #: Seconds for which more stops than needed have been live.
+    #: Seconds for which a stop more than needed has been live.
     surplus_s: float = 0.0
     #: Best mark price for the position since the entry, in USDC.
     best: Decimal | None = None
-    #: The same since its trailing stop was seen live.
+    #: The same since a trailing stop of the right size was seen live.
     trailing_best: Decimal | None = None
 
 
@@ -359,20 +362,24 @@ class _Planner:
 
     def _plan_stop(self) -> Coverage | None:
         stop_loss = self._entry.intent.stop_loss
+        is_oversized = self._has_oversized_exits()
         if not self._view.wants_stop or stop_loss is None:
+            if is_oversized:
+                self._drop_oversized_exits()
             return None
         own, added = self._own_stop(), self._covered_by(Role.STOP)
-        is_oversized = self._is_oversized(own)
-        missing = self._grid(self._held - (ZERO if is_oversized else own) - added)
+        live = self._live(Role.STOP)
+        covered, spare = self._fit(live, self._held, ZERO if is_oversized else own)
+        missing = self._grid(self._held - covered)
         if missing == ZERO:
             self._remember(naked_s=0.0, firing_s=0.0, was_live=own > ZERO)
-            if is_oversized:
-                self._cancel_own_exits()
-                return Coverage.REPLACED
-            self._plan_surplus(own)
-            if own + added == ZERO:
+            is_visible = all(each.report is not None for each in live if each not in spare)
+            if is_oversized and is_visible:
+                self._drop_oversized_exits()
+            self._plan_surplus(spare, is_visible=is_visible)
+            if covered == ZERO:
                 return Coverage.DUST
-            return Coverage.OWN if self._grid(self._held - own) == ZERO else Coverage.REPLACED
+            return Coverage.OWN if self._grid(self._held - own) == ZERO and not is_oversized else Coverage.REPLACED
         self._has_gaps = True
         self._keep_drafts(Role.STOP, Role.CLOSE)
         if self._is_firing():
@@ -382,7 +389,9 @@ class _Planner:
         naked = self._grid(self._held - own - added - self._covered_by(Role.FALLBACK, Role.TRAILING))
         waited = self._memory.naked_s + self._elapsed_s if naked else 0.0
         self._remember(naked_s=waited, grace_s=max(self._memory.grace_s - self._elapsed_s, 0.0))
-        state = Coverage.OWN if is_oversized else Coverage.MISSING
+        state = Coverage.MISSING
+        if (is_oversized or spare) and not naked:
+            state = Coverage.OWN if own else Coverage.REPLACED  # the larger one, until its successor is live
         if self._view.report is None and naked and waited < _INVISIBLE_S and self._entry.intent.is_bracket:
             return None
         if self._has_passed(stop_loss):
@@ -396,11 +405,21 @@ class _Planner:
             self._place(self._stop_at(stop_loss, missing))
         return state
 
-    def _is_oversized(self, own: Decimal) -> bool:
-        """True if the entry's own stop would close what other webhooks hold, because a part of the entry was closed."""
+    def _has_oversized_exits(self) -> bool:
+        """True if the exits of the entry's own request would close more than is left of it; while it executes, they follow its fills."""
         report = self._view.report
-        has_size = report is not None and report.live_stop_quantity > ZERO
-        return self._market.is_shared and has_size and self._grid(self._held) > ZERO and own > self._held
+        if report is None or not self._market.is_shared or not has_ended(self._entry):
+            return False
+        return max(report.live_stop_quantity, report.live_take_profit_quantity) > self._held
+
+    def _drop_oversized_exits(self) -> None:
+        """Cancel the exits of the entry's own request, unless its take-profit fires: what that has closed is reported in a moment."""
+        self._has_gaps = True
+        for leg in self._view.report.exits if self._view.report else ():
+            is_open = leg.kind is ExitKind.TAKE_PROFIT and not leg.status.is_final
+            if is_open and leg.trigger_price is not None and self._has_gained(leg.trigger_price):
+                return
+        self._cancel_own_exits()
 
     def _cancel_own_exits(self) -> None:
         report = self._view.report
@@ -431,18 +450,21 @@ class _Planner:
                 return True
         return False
 
-    def _plan_surplus(self, own: Decimal) -> None:
-        """Cancel stops that are one too many for longer than a read may lag: one was only invisible when another was placed."""
-        added = [each for each in self._view.orders if each.role is Role.STOP and each.is_live]
-        spare = own + sum((each.remaining for each in added), ZERO) - self._held
-        extra = next((each for each in reversed(added) if each.remaining <= spare), None)
-        if extra is None:
+    def _plan_surplus(self, spare: list[ExitOrder], *, is_visible: bool) -> None:
+        """Cancel the stops that are not needed beside the others.
+
+        One larger than what is left of the entry goes as soon as the others are visible, another after longer than a read may lag: one of
+        them was only invisible when the other was placed.
+        """
+        if not spare:
             self._remember(surplus_s=0.0)
             return
         self._has_gaps = True
         self._remember(surplus_s=self._memory.surplus_s + self._elapsed_s)
-        if self._memory.surplus_s > READ_LAG_S:
-            self._actions.append(CancelOrder(extra.order))
+        large = [each for each in spare if each.remaining > self._held and is_visible and self._market.is_shared]
+        self._actions += [CancelOrder(each.order) for each in large]
+        if self._memory.surplus_s > READ_LAG_S and spare[-1] not in large:
+            self._actions.append(CancelOrder(spare[-1].order))
             self._remember(surplus_s=0.0)
 
     # ------------------------------------------------------------------------------------------------------ trailing stop
@@ -452,8 +474,10 @@ class _Planner:
         if self._view.trailing is None:
             return
         stored = [each.order.intent.signal_price for each in self._view.orders if each.role is Role.FALLBACK]
-        seen = (self._memory.best, self._view.trailing.reference_price, self._market.mark, *stored)
-        is_live = any(each.role is Role.TRAILING and each.is_live for each in self._view.orders)
+        reported = [each.report.extreme_price for each in self._live(Role.TRAILING) if each.report is not None]
+        seen = (self._memory.best, self._view.trailing.reference_price, self._market.mark, *stored, *reported)
+        covered, _ = self._fit(self._live(Role.TRAILING), self._held)
+        is_live = covered > ZERO and self._grid(self._held - covered) == ZERO
         since_live = self._best(self._memory.trailing_best, self._market.mark) if is_live else None
         self._remember(best=self._best(*seen), trailing_best=since_live)
 
@@ -461,12 +485,11 @@ class _Planner:
         wanted = self._view.trailing
         if wanted is None or not self._entry.status.is_final:
             return None
-        missing = self._grid(self._held - self._covered_by(Role.TRAILING))
+        covered, spare = self._fit(self._live(Role.TRAILING), self._held)
+        missing = self._grid(self._held - covered)
         if missing == ZERO:
-            if self._covered_by(Role.TRAILING) == ZERO:
-                return Coverage.DUST
-            self._drop_fallbacks_behind(self._trailing_level(self._memory.trailing_best))
-            return Coverage.OWN
+            self._drop_larger(spare)
+            return Coverage.OWN if covered else Coverage.DUST
         self._has_gaps = True
         if not self._is_unresolved(Role.TRAILING):
             self._place(replace(wanted, quantity=missing, after_leg=self._entry.leg))
@@ -475,45 +498,61 @@ class _Planner:
         has_failed = any(each.order.attempt and not each.is_live and not each.is_pending for each in own)
         is_late = any(each.is_pending and each.age_s > _UNANSWERED_STOP_S for each in own)
         level = self._trailing_level(self._memory.best)
+        if spare:
+            return Coverage.OWN  # the larger one, until its successor is live
         if level is None or not (has_failed or is_late):
             return Coverage.MISSING
         return self._plan_fallback(level, missing)
 
     def _plan_fallback(self, level: Decimal, missing: Decimal) -> Coverage:
         """A plain stop where the trailing stop would be; if the price has passed it, a close."""
-        tight = [each for each in self._fallbacks() if self._is_as_tight(each, level)]
-        spare = sum((each.remaining for each in tight), ZERO) - missing
-        uncovered = self._grid(-spare)
+        live, tight = self._live(Role.FALLBACK), self._tight_fallbacks(level)
+        covered, extra = self._fit(tight, missing)
+        uncovered = self._grid(missing - covered)
         if uncovered == ZERO:
-            for each in self._fallbacks():
-                is_extra = each in tight and each is not tight[0] and each.remaining <= spare
-                spare -= each.remaining if is_extra else ZERO
-                if is_extra or each not in tight:
-                    self._actions.append(CancelOrder(each.order))
+            self._actions += [CancelOrder(each.order) for each in live if each in extra or each not in tight]
             return Coverage.REPLACED
         if self._has_passed(level):
             self._to_close, self._is_last_resort = max(self._to_close, missing), False
             return Coverage.MISSING
         best = self._memory.best
-        self._place(replace(self._stop_at(level, missing), signal_price=best))
-        looser = sum((each.remaining for each in self._fallbacks()), ZERO)
+        self._place(replace(self._stop_at(level, uncovered), signal_price=best))
+        looser = self._covered_by(Role.FALLBACK)
         return Coverage.REPLACED if self._grid(missing - looser) == ZERO else Coverage.MISSING
+
+    def _drop_larger(self, spare: list[ExitOrder]) -> None:
+        """Cancel the trailing stops that others have replaced, and the fallback stops that are not needed any more.
+
+        A new trailing stop starts from the mark as it is now. Until it has caught up, a plain stop stays where the old one would fire.
+        """
+        level, reached = self._trailing_level(self._memory.best), self._trailing_level(self._memory.trailing_best)
+        is_behind = level is not None and (reached is None or (level - reached) * self._sign > 0)
+        if level is not None and is_behind and (spare or self._fit(self._live(Role.FALLBACK), self._held)[1]):
+            self._has_gaps = True
+            if self._has_passed(level):
+                return  # the old one fires
+            self._plan_fallback(level, self._held)
+            covered, _ = self._fit(self._tight_fallbacks(level), self._held)
+            if self._grid(self._held - covered) > ZERO:
+                return
+        for each in spare:
+            self._has_gaps = True
+            self._actions.append(CancelOrder(each.order))
+        self._drop_fallbacks_behind(reached)
 
     def _drop_fallbacks_behind(self, level: Decimal | None) -> None:
         """Cancel the fallback stops that the trailing stop has caught up with; a tighter one stays beside it until then."""
-        for each in self._fallbacks():
+        for each in self._live(Role.FALLBACK):
             trigger = each.order.intent.trigger_price
             if level is not None and trigger is not None and (level - trigger) * self._sign >= 0:
                 self._actions.append(CancelOrder(each.order))
             else:
                 self._has_gaps = True
 
-    def _fallbacks(self) -> list[ExitOrder]:
-        return [each for each in self._view.orders if each.role is Role.FALLBACK and each.is_live]
-
-    def _is_as_tight(self, each: ExitOrder, level: Decimal) -> bool:
-        trigger = each.order.intent.trigger_price
-        return trigger is not None and (trigger - level) * self._sign >= 0
+    def _tight_fallbacks(self, level: Decimal) -> list[ExitOrder]:
+        """The live fallback stops that are not looser than a stop at this level."""
+        found = [(each, each.order.intent.trigger_price) for each in self._live(Role.FALLBACK)]
+        return [each for each, trigger in found if trigger is not None and (trigger - level) * self._sign >= 0]
 
     def _trailing_level(self, best: Decimal | None) -> Decimal | None:
         """Where a trailing stop that has seen `best` would fire, on the grid, in USDC."""
@@ -535,14 +574,18 @@ class _Planner:
     def _plan_take_profits(self) -> None:
         for trigger, wanted in self._wanted_take_profits().items():
             same = [each for each in self._view.orders if self._slot(each) == (Role.TAKE_PROFIT, trigger)]
-            done = sum((each.executed for each in same), ZERO)
-            live = sum((each.remaining for each in same), ZERO)
-            missing = self._grid(min(wanted.quantity - done, self._held) - live)
-            if missing == ZERO:
-                self._cancel_spare(same, live - min(wanted.quantity - done, self._held))
+            left = max(wanted.quantity - sum((each.executed for each in same), ZERO), ZERO)
+            limit = min(left, self._held)
+            live = [each for each in same if each.is_live]
+            covered, spare = self._fit(live, limit if self._market.is_shared else left, is_strict=True)
+            missing = self._grid(limit - covered)
+            if missing == ZERO and not spare:
                 continue
             self._has_gaps = True
-            if any(each.is_pending for each in same):
+            # One more beside those would close too much.
+            self._actions += [CancelOrder(each.order) for each in spare if each.report is not None]
+            if missing == ZERO or spare or any(each.is_pending for each in same):
+                self._keep_drafts(Role.TAKE_PROFIT)
                 continue
             sized = replace(wanted, quantity=missing, after_leg=self._entry.leg)
             if self._has_gained(trigger):
@@ -559,14 +602,6 @@ class _Planner:
             same = wanted.get(trigger)
             wanted[trigger] = each if same is None else replace(same, quantity=same.quantity + each.quantity)
         return wanted
-
-    def _cancel_spare(self, same: list[ExitOrder], spare: Decimal) -> None:
-        """Cancel take-profits of a slot beyond what is open, the newest first: one was only invisible when another was placed."""
-        for each in reversed(same):
-            if each.report is not None and ZERO < each.remaining <= spare:
-                spare -= each.remaining
-                self._has_gaps = True
-                self._actions.append(CancelOrder(each.order))
 
     def _lost_take_profits(self) -> tuple[OrderIntent, ...]:
         """Take-profits of the entry's own request that ended without trading although their position is open."""
@@ -664,6 +699,27 @@ class _Planner:
     def _sooner(self, price: Decimal) -> Decimal:
         """A take-profit's price on the grid, never farther away."""
         return (floor_price if self._sign > 0 else ceil_price)(price, self._market.instrument)
+
+    def _live(self, role: Role) -> list[ExitOrder]:
+        return [each for each in self._view.orders if each.role is role and each.is_live]
+
+    def _fit(
+        self, live: list[ExitOrder], wanted: Decimal, covered: Decimal = ZERO, *, is_strict: bool | None = None
+    ) -> tuple[Decimal, list[ExitOrder]]:
+        """What these orders cover of `wanted` beside what is `covered` already, in base units, and those that are too many or too large.
+
+        If strict, they cover no more than `wanted`; by default where others hold part of the position. Alone, a larger one is left: the
+        exchange cuts it to the position.
+        """
+        is_strict = self._market.is_shared if is_strict is None else is_strict
+        spare: list[ExitOrder] = []
+        for each in sorted(live, key=lambda order: -order.remaining):
+            room = wanted - covered
+            if each.remaining <= room if is_strict else self._grid(room) > ZERO or covered == ZERO:
+                covered += each.remaining
+            else:
+                spare.append(each)
+        return covered, spare
 
     def _covered_by(self, *roles: Role) -> Decimal:
         return sum((each.remaining for each in self._view.orders if each.role in roles), ZERO)

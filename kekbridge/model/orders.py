@@ -439,6 +439,10 @@ class OrderStatusReport(Struct, frozen=True, kw_only=True):
     stop_is_live: bool | None = None
     #: Size of its live stop-loss exits in base units; zero if none is live, or if the exchange gives no size (it follows the position).
     live_stop_quantity: Decimal = ZERO
+    #: The same of its live take-profit exits, less what they have executed.
+    live_take_profit_quantity: Decimal = ZERO
+    #: Trailing stops only: the best price for the position since it was placed; None where the report does not say.
+    extreme_price: Decimal | None = None
     #: Margin mode of the position that the order belongs to; None where the report does not say.
     margin_mode: MarginMode | None = None
     #: The exits that belong to this order and have a trigger price.

@@ -786,6 +786,69 @@ async def test_the_stop_of_a_partly_closed_entry_shrinks_beside_another_webhook(
     await _until_state(bridge, second, "live")
 
 
+async def _until_sizes(bridge: Bridge, expected: dict[str, list[str]]) -> None:
+    """Wait until the live algo orders of each type have these sizes, smallest first."""
+
+    async def has_sizes() -> bool:
+        rows = await _live(bridge)
+        found = {kind: sorted(D(row["quantity"]) for row in rows if row["algo_type"] == kind) for kind in expected}
+        return found == {kind: [D(size) for size in sizes] for kind, sizes in expected.items()}
+
+    await until(has_sizes)
+
+
+async def _until_held(bridge: Bridge, quantity: str) -> None:
+    async def is_held() -> bool:
+        return await bridge.positions() == {BTC: D(quantity)}
+
+    await until(is_held)
+
+
+@pytest.mark.parametrize(
+    ("exits", "sizes", "price"),
+    [
+        ({"trailingStop": "1%"}, {"TRAILING_STOP": ["0.01"]}, "64000"),
+        ({"takeProfit": "2%"}, {"BRACKET": [], "TP_SL": ["0.01"]}, "66500"),
+        ({"stopLoss": "1%"}, {"BRACKET": [], "STOP": ["0.01"]}, "64000"),
+        ({"takeProfit": [{"price": "2%", "share": "75%"}]}, {"TP_SL": ["0.01"]}, "66500"),
+    ],
+    ids=["trailing stop", "take-profit", "stop loss", "part of a ladder"],
+)
+async def test_exits_shrink_with_what_is_left_beside_another_webhook(
+    tmp_path: Path, exits: dict[str, Any], sizes: dict[str, list[str]], price: str
+) -> None:
+    """A strategy halves its part twice: whichever exit fires then closes what it still holds, and nothing of the other's."""
+    async with _bridge(tmp_path) as bridge:
+        bridge.add_webhook("other")
+        await bridge.send("other", **position_fields("buy", "0", "0.04"))
+        await bridge.send(**position_fields("buy", "0", "0.04"), **exits)
+        await _until_live(bridge, "")
+        await bridge.send(**position_fields("sell", "0.04", "0.02"))
+        halved = {kind: ["0.02"] if found else [] for kind, found in sizes.items()}
+        await _until_sizes(bridge, halved)
+        await bridge.send(**position_fields("sell", "0.02", "0.01"))
+        await _until_sizes(bridge, sizes)
+        await bridge.control("prices", {BTC: price})
+        await _until_held(bridge, "0.04")
+        await _until_nothing_live(bridge)
+        assert await bridge.positions() == {BTC: D("0.04")}
+
+
+async def test_the_stop_of_an_entry_does_not_close_a_later_one(tmp_path: Path) -> None:
+    """A strategy halves its position and adds to it with a wider stop: each stop has the size of what is left of its entry."""
+    async with _bridge(tmp_path) as bridge:
+        _, first = await bridge.send(**position_fields("buy", "0", "0.04"), stopLoss="1%")
+        await _until_state(bridge, first, "live")
+        await bridge.send(**position_fields("sell", "0.04", "0.02"))
+        _, second = await bridge.send(**position_fields("buy", "0.02", "0.06"), stopLoss="5%")
+        await _until_sizes(bridge, {"BRACKET": ["0.04"], "STOP": ["0.02"]})
+        await bridge.control("prices", {BTC: "64200"})
+        await _until_held(bridge, "0.04")
+        await _until_state(bridge, first, "over")
+        await _until_state(bridge, second, "live")
+        assert await bridge.positions() == {BTC: D("0.04")}
+
+
 async def test_entries_of_two_webhooks_each_get_their_stop_back(tmp_path: Path) -> None:
     """Both lose theirs: each is replaced at its own price and size."""
     async with _bridge(tmp_path) as bridge:

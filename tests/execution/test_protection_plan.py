@@ -62,8 +62,10 @@ def _order(wanted: OrderIntent, *, leg: int, status: OrderStatus, executed: str 
     )
 
 
-def bracket(*, stop: str = "0.02", take_profit: OrderStatus | None = None, closed: str = "0") -> OrderStatusReport:
-    """The exchange's report of a filled bracket; `stop`: size of its live stop loss, 0: none."""
+def bracket(
+    *, stop: str = "0.02", take_profit: OrderStatus | None = None, closed: str = "0", size: str = "0.02"
+) -> OrderStatusReport:
+    """The exchange's report of a filled bracket; `stop`: size of its live stop loss, 0: none; `size`: of its take-profit."""
     is_live = D(stop) > 0
     legs = [
         ExitStatus(
@@ -78,7 +80,14 @@ def bracket(*, stop: str = "0.02", take_profit: OrderStatus | None = None, close
             ExitStatus(kind=ExitKind.TAKE_PROFIT, trigger_price=D(70_000), status=take_profit, executed_quantity=D(0))
         )
     return status_report(
-        "kb-0", S.FILLED, D("0.02"), is_algo=True, stop_is_live=is_live, live_stop_quantity=D(stop), exits=tuple(legs)
+        "kb-0",
+        S.FILLED,
+        D("0.02"),
+        is_algo=True,
+        stop_is_live=is_live,
+        live_stop_quantity=D(stop),
+        live_take_profit_quantity=D(size if take_profit is S.ACCEPTED else 0),
+        exits=tuple(legs),
     )
 
 
@@ -277,13 +286,45 @@ def test_the_own_exits_of_a_webhook_that_left_are_cancelled() -> None:
 
 
 def test_an_own_stop_larger_than_the_webhooks_part_is_replaced() -> None:
-    """First one of the right size, then the large one goes; never without a stop in between, and only beside other webhooks."""
+    """First one of the right size, then the large one goes; never without a stop in between, and only beside what others hold."""
     view = stopped(report=bracket())
     assert plan(view, position="0.01").actions == ()
     found = plan(view, position="0.01", is_shared=True)
     assert (places(found), found.stop, found.uncovered) == ([(Role.STOP, D("0.01"))], Coverage.OWN, D(0))
     replaced = plan(replace(view, orders=(placed(stop_intent("0.01")),)), position="0.01", is_shared=True)
     assert [type(action) for action in replaced.actions] == [CancelExits]
+
+
+def test_an_added_stop_larger_than_what_is_left_is_replaced() -> None:
+    """As the entry's own: alone it stays, since the exchange cuts it; beside others its successor comes first, and must be visible."""
+    large, small = placed(stop_intent("0.02")), placed(stop_intent("0.01"), leg=51)
+    assert plan(stopped(large), position="0.01").actions == ()
+    found = plan(stopped(large), position="0.01", is_shared=True)
+    assert (places(found), found.stop, found.uncovered) == ([(Role.STOP, D("0.01"))], Coverage.REPLACED, D(0))
+    unseen = placed(stop_intent("0.01"), age_s=0.5, leg=51, is_found=False)
+    assert plan(stopped(large, unseen), position="0.01", is_shared=True).actions == ()
+    assert plan(stopped(large, small), position="0.01", is_shared=True).actions == (CancelOrder(large.order),)
+    settled = plan(stopped(small), position="0.01", is_shared=True)
+    assert (settled.actions, settled.stop, settled.is_settled) == ((), Coverage.REPLACED, True)
+
+
+def test_a_large_stop_is_no_reason_to_close() -> None:
+    """Its successor is refused for longer than the deadline: what is left is covered by the large one all the while."""
+    found = plan(stopped(report=bracket()), position="0.01", is_shared=True, memory=Memory(naked_s=100.0))
+    assert (places(found), found.memory.naked_s) == ([(Role.STOP, D("0.01"))], 0.0)
+
+
+def test_a_stop_of_dust_does_not_close_what_others_hold() -> None:
+    """What is left is below the smallest order: no stop can cover it, and the large one would close far more."""
+    found = plan(stopped(report=bracket()), position="0.00005", is_shared=True)
+    assert [type(action) for action in found.actions] == [CancelExits]
+    assert plan(stopped(report=bracket()), position="0.00005").actions == ()
+
+
+def test_the_exits_of_an_entry_that_executes_follow_it() -> None:
+    """Their size may be reported as that of the whole order before it has filled."""
+    view = stopped(entry=entry("0.01", S.PARTIALLY_FILLED), report=bracket())
+    assert plan(view, position="0.01", is_shared=True).actions == ()
 
 
 # ------------------------------------------------------------------------------------------------------------------ take-profits
@@ -336,6 +377,29 @@ def test_levels_of_one_price_are_one_order(triggers: tuple[str, str]) -> None:
     assert places(plan(replace(view, orders=(first,)))) == [(Role.TAKE_PROFIT, D("0.006"))]
     second = placed(_take_profit("0.006"), S.FILLED, executed="0.006", leg=51)
     assert plan(replace(view, orders=(first, second))).actions == ()
+
+
+def test_a_take_profit_larger_than_what_is_left_is_replaced() -> None:
+    """Beside others only: the large one goes first, since both would close more than is left."""
+    view = stopped(placed(_take_profit("0.02")), report=bracket(stop="0"), wants_stop=False)
+    view = replace(view, take_profits=(_take_profit("0.02"),))
+    assert plan(view, position="0.01").actions == ()
+    assert plan(view, position="0.01", is_shared=True).actions == (CancelOrder(view.orders[0].order),)
+    gone = replace(view, orders=(placed(_take_profit("0.02"), S.CANCELED),))
+    assert places(plan(gone, position="0.01", is_shared=True)) == [(Role.TAKE_PROFIT, D("0.01"))]
+
+
+@pytest.mark.parametrize("has_stop", [False, True])
+def test_the_own_take_profit_larger_than_what_is_left_is_replaced(has_stop: bool) -> None:
+    """Also of a bracket without a stop, or whose stop was lost and placed again; not while it fires."""
+    stops = (placed(stop_intent("0.01")),) if has_stop else ()
+    view = stopped(*stops, report=bracket(stop="0", take_profit=S.ACCEPTED), wants_stop=has_stop)
+    assert plan(view, position="0.01").actions == ()
+    assert [type(action) for action in plan(view, position="0.01", is_shared=True).actions] == [CancelExits]
+    fired = plan(view, position="0.01", is_shared=True, mark="70001")
+    assert (fired.actions, fired.is_settled) == ((), False)
+    gone = replace(view, report=bracket(stop="0", take_profit=S.CANCELED))
+    assert places(plan(gone, position="0.01", is_shared=True)) == [(Role.TAKE_PROFIT, D("0.01"))]
 
 
 def test_a_take_profit_that_the_price_has_passed_closes_its_share() -> None:
@@ -394,6 +458,25 @@ def test_the_fallback_goes_once_the_trailing_stop_has_caught_up() -> None:
     assert plan(view, mark="65000").actions == ()
     (action,) = plan(view, mark="66000").actions
     assert action == CancelOrder(fallback.order)
+
+
+def test_a_larger_trailing_stop_goes_when_nothing_is_lost_by_it() -> None:
+    """Beside others. A new one starts from the mark: a plain stop stays where the old one would fire until it has caught up."""
+    old, new = placed(TRAILING, leg=1), placed(replace(TRAILING, quantity=D("0.01")), leg=51)
+    assert old.report is not None
+    old = replace(old, report=replace(old.report, extreme_price=D(66_000)))  # nothing else has seen this price
+    assert plan(_trailed(old), position="0.01").actions == ()
+    first = plan(_trailed(old), position="0.01", is_shared=True)
+    assert places(first) == [(Role.TRAILING, D("0.01"))]
+    second = plan(_trailed(old, new), position="0.01", memory=first.memory, is_shared=True)
+    assert places(second) == [(Role.FALLBACK, D("0.01"))]
+    fallback = placed(stop_intent("0.01", trigger="64680", signal_price=D(66_000)), leg=52)
+    third = plan(_trailed(old, new, fallback), position="0.01", memory=second.memory, is_shared=True)
+    assert third.actions == (CancelOrder(old.order),)
+    view = _trailed(new, fallback)
+    assert plan(view, position="0.01", memory=third.memory, is_shared=True).actions == ()
+    last = plan(view, position="0.01", memory=third.memory, is_shared=True, mark="66000")
+    assert last.actions == (CancelOrder(fallback.order),)
 
 
 def test_a_restart_remembers_the_best_price_of_the_last_fallback() -> None:
@@ -473,3 +556,215 @@ def test_newer_entries_are_served_first() -> None:
     """What is left of a position that was partly closed belongs to the last entries."""
     entries = [("old", "a", D(2)), ("new", "a", D(2))]
     assert share_position(entries, D(3)) == {"new": D(2), "old": D(1)}
+
+
+# ------------------------------------------------------------------------------------------------------------------ convergence
+
+# Orders from 0.001 to 0.02 in steps of 0.0001, so that stops come in parts and remainders are dust.
+ODD = replace(BTC, base_min=D("0.001"), base_max=D("0.02"))
+
+
+class _Simulated:
+    """A long entry at a simulated exchange, which executes what its plan says unless it refuses."""
+
+    def __init__(self, name: str, webhook: str, size: Decimal, *, has_stop: bool, own: str, levels: list[int]) -> None:
+        """`own`: the exits of its own request: "none", "stop", "take_profit" or "both". `levels`: of its other take-profits."""
+        self.name, self.webhook, self.has_stop = name, webhook, has_stop
+        self.entry = entry(str(size), quantity=size, stop_loss=D(60_000) if has_stop else None)
+        self.own_stop = size if own in ("stop", "both") and has_stop else D(0)
+        self.own_take_profit = size if own in ("take_profit", "both") else None
+        share = size / (len(levels) + 1)
+        self.ladder = tuple(_take_profit(str(share.quantize(D("0.0001"))), str(66_000 + level)) for level in levels)
+        self.added: tuple[ExitOrder, ...] = ()
+        self.trailing: OrderIntent | None = None
+        if has_stop and not self.own_stop:
+            self.added = (placed(stop_intent(str(size)), leg=50),)  # in place of one that was lost
+        self.extremes: dict[str, Decimal] = {}  # best mark since a trailing stop was placed, by client order id
+        self.memory = Memory()
+        self.best = D(65_000)
+
+    def with_trailing(self) -> None:
+        self.trailing = replace(TRAILING, quantity=self.entry.executed_quantity)
+        self._add(self.trailing, leg=1, mark=D(65_000))
+
+    def view(self) -> EntryExits:
+        legs = [ExitStatus(kind=ExitKind.STOP_LOSS, trigger_price=D(60_000), status=S.ACCEPTED, executed_quantity=D(0))]
+        if not self.own_stop:
+            legs = [replace(legs[0], status=S.CANCELED)]
+        if self.own_take_profit is not None:
+            status = S.ACCEPTED if self.own_take_profit else S.CANCELED
+            legs.append(
+                ExitStatus(kind=ExitKind.TAKE_PROFIT, trigger_price=D(70_000), status=status, executed_quantity=D(0))
+            )
+        report = status_report(
+            "kb-0",
+            S.FILLED,
+            self.entry.executed_quantity,
+            is_algo=True,
+            stop_is_live=bool(self.own_stop),
+            live_stop_quantity=self.own_stop,
+            live_take_profit_quantity=self.own_take_profit or D(0),
+            exits=tuple(legs),
+        )
+        return EntryExits(
+            entry=self.entry,
+            report=report,
+            orders=self.added,
+            wants_stop=self.has_stop,
+            trailing=self.trailing,
+            take_profits=self.ladder,
+        )
+
+    def follow(self, mark: Decimal) -> None:
+        self.best = max(self.best, mark)
+        self.extremes = {name: max(extreme, mark) for name, extreme in self.extremes.items()}
+
+    def apply(self, action: Any, *, mark: Decimal) -> None:
+        match action:
+            case Place():
+                self._add(action.intent, leg=100 + len(self.added) + len(self.extremes), mark=mark)
+            case CancelOrder(order=order):
+                self.added = tuple(each for each in self.added if each.order != order)
+            case CancelExits():
+                self.own_stop = D(0)
+                self.own_take_profit = None if self.own_take_profit is None else D(0)
+            case Withdraw():
+                raise AssertionError("nothing is a draft here")
+
+    def _add(self, wanted: OrderIntent, *, leg: int, mark: Decimal) -> None:
+        assert wanted.quantity <= ODD.base_max or wanted is self.trailing
+        taken = {each.order.leg for each in self.added}
+        leg = next(free for free in range(leg, leg + 1000) if free not in taken)
+        self.added = (*self.added, placed(wanted, leg=leg))
+        self.extremes[f"kb-{leg}"] = mark
+
+    def live(self, *roles: Role) -> Decimal:
+        return sum((each.remaining for each in self.added if each.role in roles), D(0))
+
+    def stops(self) -> Decimal:
+        return self.own_stop + self.live(Role.STOP)
+
+    def trails_at(self, quantity: Decimal) -> Decimal | None:
+        """Where the last of this quantity would be closed by trailing stops and what stands in for them; None if some of it would not."""
+        found = [
+            (
+                self.extremes[each.order.client_order_id] * D("0.98")
+                if each.role is Role.TRAILING
+                else each.order.intent.trigger_price or D(0),
+                each.remaining,
+            )
+            for each in self.added
+            if each.role in (Role.TRAILING, Role.FALLBACK)
+        ]
+        for level, remaining in sorted(found, reverse=True):
+            quantity -= remaining
+            if not _grid(quantity):
+                return level
+        return None
+
+
+_ENTRIES = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.integers(10, 450),
+        st.booleans(),
+        st.sampled_from(["none", "stop", "take_profit", "both"]),
+        st.lists(st.sampled_from([0, 0, 100, 200]), max_size=3),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(entries=_ENTRIES, unprotected=st.sampled_from([0, 300]), data=st.data())
+def test_the_exits_converge_to_what_is_left(entries: list[Any], unprotected: int, data: st.DataObject) -> None:
+    """Webhooks close parts by other orders while the exchange executes or refuses what each plan asks for, in this order or another.
+
+    - What a mandatory stop covers of an entry is never less than what is left of it, and nothing is closed for the lack of one.
+    - A trailing stop never becomes looser.
+    - Once nothing is refused, the plans end with nothing to do; then stops, take-profits and trailing stops are each as large as what is
+      left of their entry on the grid, or larger only where nobody else holds any of the position.
+    """
+    market = [
+        _Simulated(str(index), webhook, D(size) / 10_000, has_stop=has_stop, own=own, levels=levels)
+        for index, (webhook, size, has_stop, own, levels, _) in enumerate(entries)
+    ]
+    for each, (*_, has_trailing) in zip(market, entries, strict=True):
+        if has_trailing:
+            each.with_trailing()
+    holds = {
+        name: sum((each.entry.executed_quantity for each in market if each.webhook == name), D(0)) for name in "ab"
+    }
+    others, mark = D(unprotected) / 10_000, D(65_000)
+
+    def parts() -> dict[str, Decimal]:
+        unclosed = [(each.name, each.webhook, each.entry.executed_quantity) for each in market]
+        return dict(share_position(unclosed, sum(holds.values(), others), holds))
+
+    def plans() -> list[tuple[_Simulated, ExitPlan]]:
+        held, position = parts(), sum(holds.values(), others)
+        found = []
+        for each in market:
+            shared = Market(
+                instrument=ODD, position=held[each.name], mark=mark, is_shared=position > held[each.name], is_flat=False
+            )
+            made = plan_exits(each.view(), shared, each.memory, elapsed_s=5.0, place_within_s=3.0)
+            each.memory = made.memory
+            found.append((each, made))
+        return found
+
+    def check() -> None:
+        held = parts()
+        for each in market:
+            part = _grid(held[each.name])
+            assert not each.has_stop or not _grid(part - each.stops())
+            if each.trailing is not None and part:
+                level = each.trails_at(part)
+                assert level is not None
+                assert level >= each.best * D("0.98")
+
+    def step(*, is_refusing: bool) -> bool:
+        made = [(each, action) for each, found in plans() for action in found.actions]
+        assert all(role_of(action.intent) is not Role.CLOSE for _, action in made if isinstance(action, Place))
+        for each, action in data.draw(st.permutations(made)) if is_refusing else made:
+            if not (is_refusing and data.draw(st.booleans())):
+                each.apply(action, mark=mark)
+            check()
+        return bool(made)
+
+    for _ in range(data.draw(st.integers(0, 4))):
+        mark += 50 * data.draw(st.integers(-4, 4))
+        name = data.draw(st.sampled_from("ab"))
+        holds[name] -= D(data.draw(st.integers(0, int(holds[name] * 10_000)))) / 10_000
+        for each in market:
+            each.follow(mark)
+        step(is_refusing=True)
+    rounds = 0
+    while step(is_refusing=False):
+        rounds += 1
+        assert rounds < 20
+    held, position = parts(), sum(holds.values(), others)
+    for each in market:
+        left = held[each.name]
+        if not left:
+            continue
+        is_shared, part = position > left, _grid(left)
+        stops, trailing = each.stops(), each.live(Role.TRAILING)
+        for wanted, live in ((each.has_stop, stops), (each.trailing is not None, trailing)):
+            assert not _grid(part - live) if wanted else live == 0
+            assert live <= part or not is_shared
+        take_profits = [one for one in each.added if one.role is Role.TAKE_PROFIT]
+        for trigger in {level.take_profits[0].trigger_price for level in each.ladder}:
+            size = sum((one.quantity for one in each.ladder if one.take_profits[0].trigger_price == trigger), D(0))
+            covered = sum((one.remaining for one in take_profits if slot_of(one.order.intent)[1] == trigger), D(0))
+            assert covered <= size
+            assert not _grid(min(size, left) - covered)
+        sizes = [one.remaining for one in take_profits] + [each.own_take_profit or D(0)]
+        assert not is_shared or all(size <= left for size in sizes)
+        assert each.live(Role.FALLBACK) <= left or not is_shared
+
+
+def _grid(quantity: Decimal) -> Decimal:
+    """What of it an order can be made of."""
+    return quantity.quantize(D("0.0001")) if quantity >= ODD.base_min else D(0)

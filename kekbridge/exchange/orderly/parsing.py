@@ -246,6 +246,8 @@ def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
         margin_mode=_margin_mode(row),
         exits=_exits_of(children),
         live_stop_quantity=_live_stop_quantity(children),
+        extreme_price=_positive(row.get("extreme_price")),
+        live_take_profit_quantity=_live_take_profit_quantity(row, algo_type, quantity - executed, children),
         is_exit=algo_type in (*_PAIRS, *_EXIT_LEAVES),
         children=children,
     )
@@ -275,6 +277,16 @@ def _live_stop_quantity(legs: Sequence[OrderStatusReport]) -> Decimal:
     return max((*sizes, *(leg.live_stop_quantity for leg in legs)), default=ZERO)
 
 
+def _live_take_profit_quantity(
+    row: Mapping[str, Any], algo_type: str, remaining: Decimal, legs: Sequence[OrderStatusReport]
+) -> Decimal:
+    """What the largest live take-profit of an order or of its legs, at any depth, may still close."""
+    if algo_type == "TAKE_PROFIT":
+        is_requested = _positive(row.get("trigger_price")) is not None
+        return max(remaining, ZERO) if is_requested and _leg_is_live(row) else ZERO
+    return max((leg.live_take_profit_quantity for leg in legs), default=ZERO)
+
+
 def _margin_mode(row: Mapping[str, Any]) -> MarginMode | None:
     return _MARGIN_MODES.get(_text(row, "margin_mode").upper()) if row.get("margin_mode") else None
 
@@ -301,9 +313,7 @@ def _algo_status(row: Mapping[str, Any], algo_type: str, executed: Decimal, quan
 def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderStatusReport, ...]) -> bool | None:
     """Whether a stop loss is active: activated, not triggered, not final. None if the report contains no legs."""
     if algo_type == "STOP_LOSS":
-        activated = row.get("is_activated")
-        is_active = activated is None or is_true(activated)
-        return is_active and not _has_fired(row) and _leaf_is_open(row)
+        return _leg_is_live(row)
     if algo_type in ("STOP", "TRAILING_STOP") and is_true(row.get("reduce_only")):
         return row.get("is_activated") in (None, True, "true") and not _has_fired(row) and _leaf_is_open(row)
     if algo_type not in ("BRACKET", *_PAIRS) or not children:
@@ -311,6 +321,11 @@ def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderS
     if algo_type in _PAIRS and not _leaf_is_open(row):
         return False
     return any(child.stop_is_live for child in children)
+
+
+def _leg_is_live(row: Mapping[str, Any]) -> bool:
+    activated = row.get("is_activated")
+    return (activated is None or is_true(activated)) and not _has_fired(row) and _leaf_is_open(row)
 
 
 def _leaf_is_open(row: Mapping[str, Any]) -> bool:

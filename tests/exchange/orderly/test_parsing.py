@@ -342,6 +342,32 @@ def test_stop_is_live(fields: dict[str, Any], live: bool) -> None:
     assert report.stop_is_live is live
 
 
+@pytest.mark.parametrize(
+    ("fields", "live"),
+    [
+        ({}, "0.5"),
+        ({"total_executed_quantity": "0.2"}, "0.3"),
+        ({"is_triggered": "true"}, "0"),
+        ({"is_activated": False}, "0"),
+        ({"algo_status": "CANCELLED"}, "0"),
+        ({"trigger_price": None}, "0"),
+        ({"quantity": None}, "0"),
+    ],
+)
+def test_what_a_live_take_profit_may_still_close(fields: dict[str, Any], live: str) -> None:
+    """Nothing once it has fired or ended, or if it was not requested; one of a whole position has no size."""
+    pair = leaf("TP_SL", child_orders=[leaf("TAKE_PROFIT", **{"trigger_price": 2700, **fields})])
+    report = parsing.algo_report(bracket(child_orders=[pair], total_executed_quantity=Decimal("0.5")))
+    assert report.live_take_profit_quantity == Decimal(live)
+
+
+def test_the_best_price_of_a_trailing_stop() -> None:
+    """As the exchange reports it once it is active."""
+    row = leaf("TRAILING_STOP", parent_algo_order_id=0, extreme_price=2650)
+    assert parsing.algo_report(row).extreme_price == Decimal(2650)
+    assert parsing.algo_report({**row, "extreme_price": None}).extreme_price is None
+
+
 def test_without_legs_the_stop_is_unknown() -> None:
     """A report without children neither confirms nor denies the stop."""
     assert parsing.algo_report(bracket(child_orders=[])).stop_is_live is None
