@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, Protocol
@@ -100,7 +100,7 @@ class _MarketState:
         self.answered_at: float | None = None  # loop time of the last plan, if the exchange has answered since
         self.flat_since: dict[str, float] = {}  # loop time, by the entry's client order id
         self.closed_since: dict[str, float] = {}  # loop time, by the entry's client order id
-        self.left_since: dict[str, float] = {}  # the same, for entries whose webhook holds nothing any more
+        self.left_since: dict[str, float] = {}  # the same, for entries without a part of the open position
         self.trades: tuple[float, datetime, tuple[Fill, ...]] | None = (
             None  # loop time of the query, its start, the trades
         )
@@ -340,8 +340,11 @@ class ProtectionController:
         market.answered_at = now
         snapshot = self._exchange.snapshot or snapshot
         shares = self._book.holdings.shares(symbol, position=snapshot.position_quantity(symbol))
-        views = [self._without_left(view, views, market, snapshot, shares) for view in views]
-        plans = self._plan(symbol, views, market, snapshot, shares, elapsed_s)
+        held = _held(views, snapshot.position_quantity(symbol), shares)
+        has_left = {name for name, quantity in held.items() if quantity == ZERO} if shares is not None else set()
+        views = [self._without_left(view, market, has_left) for view in views]
+        market.left_since = {name: since for name, since in market.left_since.items() if name in has_left}
+        plans = self._plan(symbol, views, market, snapshot, held, elapsed_s, is_known=shares is not None)
         for protected, view, plan in zip(entries, views, plans, strict=True):
             actions = plan.actions
             if any(isinstance(action, Place) for action in actions):
@@ -368,20 +371,14 @@ class ProtectionController:
         views: list[EntryExits],
         market: _MarketState,
         snapshot: AccountSnapshot,
-        shares: Mapping[str, Decimal] | None,
+        held: Mapping[str, Decimal],
         elapsed_s: float,
+        *,
+        is_known: bool,
     ) -> list[ExitPlan]:
+        """`held`: what is left of each entry; `is_known`: by the fills of all webhooks, which add up to the position."""
         now = asyncio.get_running_loop().time()
         position = snapshot.position_quantity(symbol)
-        held: dict[str, Decimal] = {}
-        for sign in (1, -1):
-            of_side = [view for view in views if view.entry.intent.side.sign == sign and not view.is_closed]
-            unclosed = [
-                (view.entry.client_order_id, view.entry.webhook_id, protection_plan.unclosed_quantity(view))
-                for view in of_side
-            ]
-            of_webhooks = None if shares is None else {name: quantity * sign for name, quantity in shares.items()}
-            held |= protection_plan.share_position(unclosed, position * sign, of_webhooks)
         mark = snapshot.marks.get(symbol)
         if mark is not None and (self._clock() - mark.at).total_seconds() > _MARK_KNOWN_S:
             mark = None
@@ -397,7 +394,7 @@ class ProtectionController:
                         position=held.get(name, ZERO),
                         mark=None if mark is None else mark.price,
                         is_flat=position * view.entry.intent.side.sign <= 0,
-                        is_shared=shares is not None and position * view.entry.intent.side.sign > held.get(name, ZERO),
+                        is_shared=is_known and position * view.entry.intent.side.sign > held.get(name, ZERO),
                     ),
                     market.memories.get(name, Memory()),
                     elapsed_s=elapsed_s,
@@ -407,28 +404,13 @@ class ProtectionController:
             )
         return plans
 
-    def _without_left(
-        self,
-        view: EntryExits,
-        views: list[EntryExits],
-        market: _MarketState,
-        snapshot: AccountSnapshot,
-        shares: Mapping[str, Decimal] | None,
-    ) -> EntryExits:
-        """The entry, as closed if its webhook has left the position that others still hold: its exits would close what is theirs."""
+    def _without_left(self, view: EntryExits, market: _MarketState, has_left: Collection[str]) -> EntryExits:
+        """The entry, as closed if it `has_left` a position that other entries or webhooks hold: its exits would close what is theirs."""
         entry, now = view.entry, asyncio.get_running_loop().time()
-        name, side = entry.client_order_id, entry.intent.side
-        held = snapshot.position_quantity(entry.intent.symbol) * side.sign
-        unclosed = sum(
-            (protection_plan.unclosed_quantity(each) for each in views if each.entry.intent.side is side), ZERO
-        )
-        has_left = (
-            shares is not None
-            and entry.status.is_final
-            and 0 < held < unclosed  # someone has closed a part by something else than an entry's exits
-            and shares.get(entry.webhook_id, ZERO) == ZERO
-        )
-        if view.is_closed or not has_left:
+        name, snapshot = entry.client_order_id, self._exchange.snapshot
+        is_open = snapshot is not None and snapshot.position_quantity(entry.intent.symbol) * entry.intent.side.sign > 0
+        is_unclosed = entry.status.is_final and protection_plan.unclosed_quantity(view) > ZERO
+        if view.is_closed or not (is_open and is_unclosed and name in has_left):
             market.left_since.pop(name, None)
             return view
         if now - market.left_since.setdefault(name, now) <= _OWNER_KNOWN_S:
@@ -722,6 +704,22 @@ class ProtectionController:
             if coverage is Coverage.MISSING and not plan.uncovered:
                 continue
             await self._database.write(_record_state, order, _STATES[coverage], detail, now=now)
+
+
+def _held(
+    views: Iterable[EntryExits], position: Decimal, shares: Mapping[str, Decimal] | None
+) -> Mapping[str, Decimal]:
+    """What is left of each entry in a signed position, in base units, by its client order id. `shares`: Holdings.shares."""
+    held: dict[str, Decimal] = {}
+    for sign in (1, -1):
+        unclosed = [
+            (view.entry.client_order_id, view.entry.webhook_id, protection_plan.unclosed_quantity(view))
+            for view in views
+            if view.entry.intent.side.sign == sign and not view.is_closed
+        ]
+        of_webhooks = None if shares is None else {name: quantity * sign for name, quantity in shares.items()}
+        held |= protection_plan.share_position(unclosed, position * sign, of_webhooks)
+    return held
 
 
 def _is_open(order: Order) -> bool:

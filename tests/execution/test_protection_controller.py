@@ -834,6 +834,26 @@ async def test_exits_shrink_with_what_is_left_beside_another_webhook(
         assert await bridge.positions() == {BTC: D("0.04")}
 
 
+async def test_a_trailing_stop_that_shrinks_is_no_looser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price has come back a little from its best when a part is closed: what is left is closed where the larger stop would have fired,
+    and the stop beside it goes, though the other webhook has no exits."""
+    monkeypatch.setattr(protection_controller, "_OWNER_KNOWN_S", 0.3)
+    async with _bridge(tmp_path) as bridge:
+        bridge.add_webhook("other")
+        await bridge.control("prices", {BTC: "65000"})
+        await bridge.send("other", **position_fields("buy", "0", "0.04"))
+        await bridge.send(**position_fields("buy", "0", "0.04"), trailingStop="1%")
+        await _until_trailing(bridge, OrderStatus.ACCEPTED)
+        await bridge.control("prices", {BTC: "66000"})
+        await bridge.control("prices", {BTC: "65700"})
+        await bridge.send(**position_fields("sell", "0.04", "0.02"))
+        await _until_sizes(bridge, {"TRAILING_STOP": ["0.02"], "STOP": ["0.02"]})
+        await bridge.control("prices", {BTC: "65300"})  # below 66000 less 1 %
+        await _until_held(bridge, "0.04")
+        await _until_nothing_live(bridge)
+        assert await bridge.positions() == {BTC: D("0.04")}
+
+
 async def test_the_stop_of_an_entry_does_not_close_a_later_one(tmp_path: Path) -> None:
     """A strategy halves its position and adds to it with a wider stop: each stop has the size of what is left of its entry."""
     async with _bridge(tmp_path) as bridge:
@@ -845,6 +865,26 @@ async def test_the_stop_of_an_entry_does_not_close_a_later_one(tmp_path: Path) -
         await bridge.control("prices", {BTC: "64200"})
         await _until_held(bridge, "0.04")
         await _until_state(bridge, first, "over")
+        await _until_state(bridge, second, "live")
+        assert await bridge.positions() == {BTC: D("0.04")}
+
+
+async def test_the_exits_of_an_entry_go_when_later_ones_hold_the_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A strategy has added to its position and closes as much as its first entry: that one's stop would close the second's part."""
+    monkeypatch.setattr(protection_controller, "_OWNER_KNOWN_S", 0.3)
+    async with _bridge(tmp_path) as bridge:
+        _, first = await bridge.send(**position_fields("buy", "0", "0.04"), stopLoss="1%")
+        _, second = await bridge.send(**position_fields("buy", "0.04", "0.08"), stopLoss="5%")
+        for answer in (first, second):
+            await _until_state(bridge, answer, "live")
+        await bridge.send(**position_fields("sell", "0.08", "0.04"))
+        await _until_state(bridge, first, "over")
+        await _until_sizes(bridge, {"BRACKET": ["0.04"], "STOP": []})
+        (stop,) = await bridge.daemon.exchange.live_stops(BTC)
+        assert stop.quantity == D("0.04")
+        await bridge.control("prices", {BTC: "64000"})
         await _until_state(bridge, second, "live")
         assert await bridge.positions() == {BTC: D("0.04")}
 
