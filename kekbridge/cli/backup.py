@@ -41,7 +41,8 @@ def back_up(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="File to write; an existing file is replaced. `key`: show the recovery code instead."
+            metavar="FILE",
+            help="File to write; an earlier backup is replaced, any other file is not. `key`: show the recovery code instead.",
         ),
     ],
     again: Annotated[bool, typer.Option("--again", help="With `key`: show a code that was shown before.")] = False,

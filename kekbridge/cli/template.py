@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.alerts.template import steps as template_steps
 from kekbridge.cli import filters
 from kekbridge.cli.context import resolve_context
@@ -22,6 +23,8 @@ from kekbridge.ops.webhook_operations import MakeTemplate
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+_LARGEST_MESSAGE: Final = 65_536
+_PINE_SCRIPT: Final = "//@version=6\n// Alert messages for kekbridge."
 Kind = Literal["strategy", "indicator", "close", "flip", "position", "ping", "pine"]
 
 
@@ -144,16 +147,27 @@ def _print_notes(made: dict[str, Any], steps: list[str]) -> None:
 
 
 def _write(message: str, file: Path) -> None:
-    """Write the message, which holds a key, to a file of mode 0600. Raises ConfigError."""
+    """Write the message, which holds a key, to a file of mode 0600; only an earlier message is replaced. Raises ConfigError."""
     from kekbridge.errors import ConfigError
 
     try:
+        if file.is_file() and file.stat().st_size and not _is_message(file):
+            raise ConfigError(f"--output: {file} is not an earlier message of this command; name another file")
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as opened:
             os.fchmod(descriptor, 0o600)  # an existing file keeps its mode otherwise
             opened.write(message + "\n")
     except OSError as error:
         raise ConfigError(f"--output: {file} cannot be written: {error.strerror}; name another file") from None
+
+
+def _is_message(file: Path) -> bool:
+    """True for what this command writes: one line with a webhook's key or a signature, or a script of alert messages."""
+    text = file.read_bytes()[:_LARGEST_MESSAGE].decode(errors="replace")
+    if text.startswith(_PINE_SCRIPT):
+        return True
+    has_proof = formatting.holds_credential(text) or '"signature":"v1:' in text
+    return text.strip().count("\n") == 0 and has_proof
 
 
 def _copy_to_clipboard(text: str) -> None:

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import sqlite3
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -92,13 +93,36 @@ def make(data_dir: Path, file: Path, *, now: datetime, key: BackupKey) -> Backup
 
     `key`: from the data directory's master key.
 
-    Its directory must exist. Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
+    Its directory must exist. An earlier backup of that name is replaced, another file is not. Raises ConfigError if it cannot be written,
+    StoreUnavailable or NotFound if the store cannot be read.
     """
+    _refuse_to_replace(file)
     Database.open(data_dir, create=False).close_now()
     try:
         return _write(data_dir, file, now, key)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"the backup {file} cannot be written: {_reason(error)}; choose another path") from None
+
+
+def _refuse_to_replace(file: Path) -> None:
+    """Raise ConfigError if there is something else than an empty file or an earlier backup, which may be from version 0.1."""
+    try:
+        info = file.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; choose another path") from None
+    if not stat.S_ISREG(info.st_mode) or (info.st_size and not _is_backup(file)):
+        kind = "a directory" if stat.S_ISDIR(info.st_mode) else "a file that is no backup of kekbridge"
+        raise ConfigError(f"{file}: found {kind}, expected a new name or an earlier backup; name another file")
+
+
+def _is_backup(file: Path) -> bool:
+    try:
+        with backup_file.open_archive(file, FILE_NAME) as archive:
+            return {_MANIFEST, FILE_NAME} <= set(archive.namelist())
+    except ConfigError:
+        return False
 
 
 def _reason(error: OSError | sqlite3.Error) -> str:

@@ -565,10 +565,10 @@ def test_a_stop_that_is_required_later_is_pointed_out(run: Any) -> None:
 
 
 def test_a_message_in_a_file_is_for_its_owner_only(run: Any, tmp_path: Path) -> None:
-    """It holds a key: mode 0600, also if the file was there with another mode; stdout stays empty."""
+    """It holds a key: mode 0600, also if an earlier message was there with another mode; stdout stays empty."""
     run("webhook", "create", "main")
     file = tmp_path / "alert.json"
-    file.write_text("old and longer than the message " * 100)
+    assert run("template", "main", "--output", str(file)).code == 0
     file.chmod(0o644)
     done = run("template", "main", "--kind", "ping", "--output", str(file))
     assert (done.code, done.out) == (0, "")
@@ -576,6 +576,20 @@ def test_a_message_in_a_file_is_for_its_owner_only(run: Any, tmp_path: Path) -> 
     assert json.loads(file.read_text())["action"] == "ping"
     refused = run("template", "main", "--output", str(tmp_path / "none" / "alert.json"))
     assert (refused.code, "cannot be written" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["ping", "position", "pine"])
+def test_only_an_earlier_message_is_replaced(run: Any, tmp_path: Path, kind: str) -> None:
+    """A file of the trader's that happens to have the name is left as it is; what the command wrote before, or an empty file, is not."""
+    run("webhook", "create", "main")
+    file = tmp_path / "alert"
+    file.touch()
+    assert [run("template", "main", "--kind", kind, "--output", str(file)).code for _ in range(2)] == [0, 0]
+    file.write_text('strategy("mine")\n' + file.read_text())
+    before = file.read_text()
+    refused = run("template", "main", "--kind", kind, "--output", str(file))
+    assert (refused.code, refused.err.count("\n"), "name another file" in refused.err) == (2, 1, True)
+    assert file.read_text() == before
 
 
 def test_a_template_in_json_names_the_file_it_wrote(run: Any, tmp_path: Path) -> None:

@@ -202,6 +202,42 @@ def test_a_missing_directory_is_not_created(data_dir: Path, tmp_path: Path) -> N
     assert not (tmp_path / "not-mounted").exists()
 
 
+@pytest.mark.parametrize("content", [b"my notes\n", b"PK\3\4", None], ids=["text", "cut", "another zip"])
+def test_a_file_that_is_no_backup_is_not_replaced(data_dir: Path, tmp_path: Path, content: bytes | None) -> None:
+    """The trader's notes are left as they are; nothing is written beside them either."""
+    file = tmp_path / "notes"
+    if content is None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("holiday.txt", "sun")
+    else:
+        file.write_bytes(content)
+    before, beside = file.read_bytes(), sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="no backup of kekbridge, expected .*; name another file"):
+        backup.make(data_dir, file, now=NOW, key=KEY)
+    assert (file.read_bytes(), sorted(tmp_path.iterdir())) == (before, beside)
+
+
+def test_what_is_no_file_is_not_replaced(data_dir: Path, tmp_path: Path) -> None:
+    """As root, a rename would put a backup in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(ConfigError, match="name another file"):
+            backup.make(data_dir, path, now=NOW, key=KEY)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_an_earlier_backup_is_replaced(data_dir: Path, tmp_path: Path) -> None:
+    """A cron job writes to the same name every day: over a backup of version 0.1 and an empty file of mktemp, too."""
+    file = tmp_path / "b.zip"
+    file.touch()
+    backup.make(data_dir, file, now=NOW, key=KEY)
+    _rewritten(file, key=None, members={})
+    for _ in range(2):
+        backup.make(data_dir, file, now=NOW, key=KEY)
+        assert backup_file.is_authentic(file, KEY)
+
+
 def test_a_forged_backup_is_refused(data_dir: Path, tmp_path: Path) -> None:
     """Its checksums fit, but nobody without the key can write its MAC: neither with another key nor with none."""
     file = tmp_path / "b.zip"
