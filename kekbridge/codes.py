@@ -161,6 +161,40 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
 
 CODES: dict[str, Code] = {name: Code(name, status, meaning, fix) for name, status, meaning, fix in _TABLE}
 
+#: What a code of the exchange (internals/orderly.md section 11) means for an order, and what to do, by its number.
+_OF_THE_EXCHANGE: dict[str, tuple[str, str]] = {
+    "-1000": ("The exchange failed.", "The bridge asks what became of the order; nothing to do."),
+    "-1001": ("The exchange refused the signature of the request.", "kekbridge doctor; add the key again with `kekbridge keys add`."),
+    "-1002": ("The exchange does not accept the key: it is unknown, expired, removed, or lacks the scope.", "kekbridge doctor; `kekbridge keys register` makes a new one."),
+    "-1003": ("The exchange's rate limit was reached.", "The bridge tries again; send fewer alerts if it lasts."),
+    "-1004": ("The exchange does not know a parameter of the request, or its key.", "kekbridge doctor; see the exchange's message."),
+    "-1005": ("A parameter of the request has the wrong format.", "See the exchange's message, and the request in `kekbridge explain ALERT`."),
+    "-1006": ("The exchange has no such order, or it has ended.", "kekbridge orders --open"),
+    "-1007": ("The exchange has this order already.", "The bridge asks what became of it; nothing to do."),
+    "-1008": ("The quantity is too large for the exchange.", "Lower the quantity."),
+    "-1009": ("The account has arrears that must be settled first.", "Settle them on the exchange's website."),
+    "-1011": ("The exchange is under maintenance, or a part of it cannot be reached.", "The bridge tries again; nothing to do."),
+    "-1012": ("The exchange rejected the order inside, for instance because the account is in liquidation.", "Check the account on the exchange's website."),
+    "-1101": ("The margin is insufficient.", "Lower the quantity or leverage, or deposit collateral."),
+    "-1102": ("The order's value is below the exchange's minimum.", "Raise the quantity."),
+    "-1103": ("The price is below or above the market's bounds, or not a multiple of its tick.", "Correct the price; the exchange's message names it."),
+    "-1104": ("The quantity is below or above the market's bounds, or not a multiple of its step.", "Correct the quantity; the exchange's message names it."),
+    "-1105": ("The price is too far from the mark price: the exchange allows only a band around it.", "Move the price closer to the market; the exchange's message names the band."),
+}  # fmt: skip
+#: How codes of the exchange begin.
+EXCHANGE: str = "orderly:"
+
+
+def find(code: str) -> Code | None:
+    """A published code, or one of the exchange (`orderly:-1102`, also one that is not documented); None for another text."""
+    number = code.removeprefix(EXCHANGE)
+    if number == code or not number:
+        return CODES.get(code)
+    meaning, fix = _OF_THE_EXCHANGE.get(number, ("", "See the exchange's message in `kekbridge logs`."))
+    if not meaning and number.startswith("http-"):
+        meaning = f"The exchange answered with HTTP status {number.removeprefix('http-')} and no code of its own."
+    return Code(code, status_of(code), meaning or "A code of the exchange that it does not document.", fix)
+
 
 def status_of(code: str) -> int:
     """Return the HTTP status for a code. Codes of the exchange (`orderly:-1102`) are 422: understood, but rejected there."""

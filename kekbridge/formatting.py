@@ -157,6 +157,11 @@ def amount(value: Decimal | None) -> str:
     return "-" if value is None else format_decimal(value)
 
 
+def rounded(value: Decimal | None) -> Decimal | None:
+    """A computed amount, such as an average price or a P&L, without the digits that only its computation made: at most 8 decimals."""
+    return None if value is None else value.quantize(Decimal("1e-8"), ROUND_HALF_UP, EXACT)
+
+
 def money(value: Decimal | None, *, places: int = 8) -> str:
     """An amount for reading: thousands separators, at most `places` decimals (rounded half up), no trailing zeros."""
     if value is None:
@@ -173,11 +178,22 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def did_you_mean(found: str, known: Iterable[str], *, otherwise: str) -> str:
     """`did you mean btc-trend?`, the nearest of the known names without regard to case; `otherwise` if none is near."""
+    near = nearest(found, known)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
+def nearest(found: str, known: Iterable[str], *, most: int = 1) -> list[str]:
+    """The known names that are near a mistyped one, best first, without regard to case.
+
+    Two letters in the wrong order are the commonest mistake, and difflib sees half of such a short name as different: they come first.
+    """
     from difflib import get_close_matches  # late: only for errors
 
     names = {name.lower(): name for name in known}
-    near = get_close_matches(found.strip().lower(), names, n=1)
-    return f"did you mean {names[near[0]]}?" if near else otherwise
+    typed = found.strip().lower()
+    swapped = (typed[:at] + typed[at : at + 2][::-1] + typed[at + 2 :] for at in range(len(typed) - 1))
+    near = (*(word for word in swapped if word in names), *get_close_matches(typed, names, n=most))
+    return [names[word] for word in dict.fromkeys(near)][:most]
 
 
 def used_share(used: str, limit: str) -> Decimal | None:

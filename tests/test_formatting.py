@@ -20,8 +20,10 @@ from kekbridge.formatting import (
     escape_unprintable,
     market,
     money,
+    nearest,
     redact_credentials,
     redact_secrets,
+    rounded,
     sanitize,
     to_jsonable,
     to_text,
@@ -50,6 +52,23 @@ def test_money_is_rounded_for_reading(value: str, text: str) -> None:
     """At most eight decimals, thousands separators, no trailing zeros, no negative zero."""
     assert money(Decimal(value)) == text
     assert money(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [("eht", "ETH"), ("BTX", "BTC"), ("SLO", "SOL"), ("ETHH", "ETH"), ("FTE", "FET"), ("ZZZZ", None), ("", None)],
+)
+def test_the_nearest_name(typed: str, near: str | None) -> None:
+    """Two neighbouring letters in the wrong order are nearer than any other mistake: `eht` is ETH, not FET."""
+    assert nearest(typed, ["FET", "HYPE", "ETH", "BTC", "SOL"]) == ([] if near is None else [near])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("486.5500000000000000000000005", "486.55"), ("-3E-9", "0"), ("1E+3", "1000")]
+)
+def test_computed_amounts_have_at_most_eight_decimals(value: str, shown: str) -> None:
+    """Half of a product's digits say nothing."""
+    assert (amount(rounded(Decimal(value))), rounded(None)) == (shown, None)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ in the list of markets; only a refusal searches it for suggestions.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
@@ -31,6 +30,7 @@ from kekbridge.alerts.symbol_tables import (
     TRADFI_BASES,
 )
 from kekbridge.errors import Refused
+from kekbridge.formatting import nearest
 
 _WHITESPACE = " \t\r\n\x0b\x0c"
 _MAX_LENGTH = 40
@@ -361,7 +361,9 @@ def _suggestions(ticker: _Ticker, listed: Collection[str]) -> str:
 
 def _near(base: str, listed: Collection[str]) -> str:
     bases = {symbol.split("_")[1]: symbol for symbol in listed if symbol.count("_") >= 2}
-    near = difflib.get_close_matches(base.removeprefix("PERP_").split("_")[0], bases, n=3, cutoff=0.6)
+    near = nearest(base.removeprefix("PERP_").split("_")[0], bases, most=3)
     return (
-        "; did you mean " + " or ".join(bases[name] for name in near) + "?" if near else "; see the exchange's markets"
+        "; did you mean " + " or ".join(bases[name] for name in near) + "?"
+        if near
+        else "; the exchange's website lists its markets"
     )

@@ -27,6 +27,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "kekbridge explain 01KAN5V6Q2R8S      an id, or its start, as `logs` shows it",
         "kekbridge explain my-alert-17        an alertId, or a client order id",
         "kekbridge explain timestamp_stale    what a code means and how to fix it",
+        "kekbridge explain orderly:-1105      the same for a code of the exchange",
         "kekbridge explain --codes",
     )
 )
@@ -49,7 +50,7 @@ def explain(
 ) -> None:
     """Show everything that happened to one alert, or explain codes."""
     from kekbridge.cli import render
-    from kekbridge.codes import CODES
+    from kekbridge.codes import CODES, find
     from kekbridge.errors import ConfigError, NotFound
     from kekbridge.reports import alert_report
 
@@ -58,8 +59,8 @@ def explain(
         return
     if alert is None:
         raise ConfigError("no alert given; name an id from `kekbridge logs`, or use --codes")
-    if alert in CODES:
-        _print_codes([CODES[alert]], as_json=as_json)
+    if (known := find(alert.strip())) is not None:
+        _print_codes([known], as_json=as_json)
         return
     try:
         with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:

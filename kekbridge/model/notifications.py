@@ -276,7 +276,7 @@ def describe_event(
     if notification is not None:
         return notification
     listed = ", ".join(
-        f"{name} {as_text(value)}"
+        f"{name} {formatting.to_text(value) if isinstance(value, bool) else as_text(value)}"
         for name, value in (facts if figures is None else figures).items()
         if name != "fingerprint" and value not in (None, "") and not isinstance(value, Mapping | list | tuple)
     )

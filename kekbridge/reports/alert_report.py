@@ -13,8 +13,8 @@ from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Final, Literal
 
-from kekbridge.codes import CODES
-from kekbridge.formatting import age, amount, duration, moment, to_text, zone_name
+from kekbridge.codes import find as find_code
+from kekbridge.formatting import age, amount, duration, moment, rounded, to_text, zone_name
 from kekbridge.model import Fill, MarginMode, Order, Verdict
 from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.orders import ExitStatus
@@ -144,7 +144,7 @@ class OrderTimeline:
                         one.price,
                         one.fee,
                         "maker" if one.is_maker else "taker",
-                        one.realized_pnl,
+                        rounded(one.realized_pnl),
                     )
                     for one in trades
                 ),
@@ -161,7 +161,7 @@ class OrderTimeline:
                         one.status,
                         one.trigger_price,
                         one.executed_quantity,
-                        one.average_price,
+                        rounded(one.average_price),
                     )
                     for one in exits
                 ),
@@ -176,14 +176,14 @@ class OrderTimeline:
         yield "Order id", order.order_id
         yield (
             "Filled",
-            f"{amount(order.executed_quantity)} of {amount(intent.quantity)} at {amount(order.average_price)}",
+            f"{amount(order.executed_quantity)} of {amount(intent.quantity)} at {amount(rounded(order.average_price))}",
         )
-        yield "Fee (USDC)", order.fee
+        yield "Fee (USDC)", rounded(order.fee)
         yield "Expected price", intent.reference_price
         optional: tuple[tuple[str, object], ...] = (
             ("Stop loss", intent.stop_loss),
             ("Take profits", [f"{amount(one.quantity)} at {amount(one.trigger_price)}" for one in intent.take_profits]),
-            ("Realized P&L", order.realized_pnl or None),
+            ("Realized P&L", rounded(order.realized_pnl) or None),
             *(
                 (f"Slippage to {one.against}", f"{one.share * 100:+.3f} % of {amount(one.expected)}")
                 for one in self.slippage
@@ -239,7 +239,7 @@ class AlertReport:
         yield "Action", " ".join(part for part in (alert.action, alert.symbol) if part)
         yield "Status", alert.status
         if alert.code:
-            code = CODES.get(alert.code)
+            code = find_code(alert.code)
             yield "Code", alert.code
             yield "Why", alert.error or (code.meaning if code else None)
             if code:

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from kekbridge.codes import CODES
+from kekbridge.codes import find as find_code
 from kekbridge.formatting import format_decimal, market
 from kekbridge.model import Verdict
 
@@ -77,7 +77,7 @@ def read(reply: Mapping[str, Any]) -> DryRunReport:
     is_decided = bool(body.get("dryRun"))
     status = int(reply["httpStatus"])
     is_accepted = status < 300 and body.get("success") is not False
-    known = None if is_accepted else CODES.get(str(body.get("code")))
+    known = None if is_accepted else find_code(str(body.get("code")))
     return DryRunReport(
         is_accepted=is_accepted,
         is_decided=is_decided,

@@ -45,6 +45,22 @@ def test_every_code_is_explained(run: Any) -> None:
     assert CODES["timestamp_stale"].fix in shown.out
 
 
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("orderly:-1105", "too far from the mark price"),
+        ("orderly:http-502", "HTTP status 502"),
+        ("orderly:-9999", "does not document"),
+        ("rate_limited", "Too many alerts"),
+    ],
+)
+def test_codes_that_logs_print_are_explained(run: Any, code: str, meaning: str) -> None:
+    """Those of the exchange, too, with what to do about them; no database is needed."""
+    shown = run("explain", code)
+    assert (shown.code, meaning in shown.out, "fix" in shown.out) == (0, True, True)
+    assert run("explain", code, "--json").data[0]["name"] == code
+
+
 def test_explain_without_or_with_an_unknown_argument(run: Any) -> None:
     """No argument is wrong usage, an unknown alert is exit code 3."""
     run("webhook", "create", "w")

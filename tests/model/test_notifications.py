@@ -490,3 +490,11 @@ def test_invalid_templates_are_refused(kind: str, template: str, expected: str) 
 def test_known_event_is_accepted() -> None:
     """The check returns the kind it was given."""
     assert check_event("order_filled") == "order_filled"
+
+
+def test_figures_of_an_event_are_words() -> None:
+    """An event without a notification of its own lists what it holds, yes and no for what is or is not so."""
+    assert describe_event("alert_queued", {"is_exit": False, "quiet": True}) == (
+        None,
+        "alert queued: is_exit no, quiet yes",
+    )

@@ -212,7 +212,7 @@ def test_a_file_that_is_no_backup_is_not_replaced(data_dir: Path, tmp_path: Path
     else:
         file.write_bytes(content)
     before, beside = file.read_bytes(), sorted(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="no backup of kekbridge, expected .*; name another file"):
+    with pytest.raises(ConfigError, match=r"no backup of kekbridge, expected .*; name another file"):
         backup.make(data_dir, file, now=NOW, key=KEY)
     assert (file.read_bytes(), sorted(tmp_path.iterdir())) == (before, beside)
 

@@ -46,6 +46,8 @@ _CODES: Final[Mapping[int, _Meaning]] = {
     -1201: _Meaning.REJECTED,
     -1202: _Meaning.REJECTED,
 }
+#: Codes of the exchange with a documented meaning.
+KNOWN_CODES: Final = frozenset(_CODES)
 # -1004 is used for key errors, too ("orderly key error", section 11).
 _KEY_WORDS: Final = re.compile(r"orderly[ _-]?key", re.IGNORECASE)
 _MAINTENANCE: Final = re.compile(r"maintenance", re.IGNORECASE)
