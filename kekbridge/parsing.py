@@ -11,40 +11,54 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from kekbridge.errors import ConfigError
+from kekbridge.formatting import EXACT
 
 NONE = "none"
-_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,12})?(e[+-]?[0-9]{1,2})?", re.ASCII | re.IGNORECASE)
+_MOST = Decimal(10) ** 15
+_LEAST = Decimal("1e-12")
 _DURATION = re.compile(r"([0-9]{1,9})\s*(s|min|m|h|d|w)?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def number(option: str, text: str) -> Decimal:
-    """Parse a positive decimal: `1.5`."""
-    if not _NUMBER.fullmatch(text) or Decimal(text) == 0:
+    """Parse a positive decimal as alerts write it: `1.5`, `1e-3`, also with blanks around it; it is returned without an exponent."""
+    value = _positive(text)
+    if value is None:
         raise invalid(option, text, "a positive decimal number such as 1.5")
-    return Decimal(text)
+    return value
+
+
+def _positive(text: str) -> Decimal | None:
+    """A number above 0 with at most 15 digits before the point and 12 after it; None for another text."""
+    digits = text.strip()
+    if not _NUMBER.fullmatch(digits):
+        return None
+    value = Decimal(digits)
+    if not _LEAST <= value < _MOST or value != value.quantize(_LEAST, context=EXACT):
+        return None
+    return Decimal(f"{value:f}")
 
 
 def count(option: str, text: str) -> int:
     """Parse a positive whole number."""
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) == 0:
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII) or int(text) == 0:
         raise invalid(option, text, "a positive whole number such as 10")
     return int(text)
 
 
 def ratio(option: str, text: str) -> Decimal:
     """Parse a fraction above 0 and up to 1, or a percentage: `0.05` and `5%` are equal."""
-    digits, is_percent = (text[:-1].strip(), True) if text.endswith("%") else (text, False)
-    if _NUMBER.fullmatch(digits):
-        value = Decimal(digits) / 100 if is_percent else Decimal(digits)
-        if 0 < value <= 1:
-            return value
+    digits = text.strip()
+    value = _positive(digits.removesuffix("%"))
+    if value is not None and (found := value / 100 if digits.endswith("%") else value) <= 1:
+        return found
     raise invalid(option, text, "a percentage such as 5%, or a fraction such as 0.05")
 
 
 def seconds(option: str, text: str) -> int:
     """Parse a duration; return whole seconds: `90`, `90s`, `5m`, `2h`, `7d`."""
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
         raise invalid(option, text, "a duration such as 90s, 5m, 2h or 7d")
     return int(match[1]) * _SECONDS[match[2] or "s"]

@@ -25,7 +25,8 @@ def test_numbers_are_exact(number: Decimal) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "0.0", "-1", "+1", "1e3", "1_000", "1,5", " 1", "nan", "inf", "٣", ".5", "5.", "0x1"]
+    "text",
+    ["", "0", "0.0", "-1", "+1", "1e15", "1e-13", "1.5e-12", "1_000", "1,5", "1 0", "nan", "inf", "٣", ".5", "0x1"],
 )
 def test_other_numbers_are_refused(text: str) -> None:
     """Decimal would accept most of these; a limit must not mean something else than it looks like."""
@@ -34,8 +35,24 @@ def test_other_numbers_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "number"), [("1e-3", "0.001"), (" 0.01 ", "0.01"), ("1E+3", "1000"), ("2.50", "2.50"), ("5.", "5")]
+)
+def test_numbers_as_alerts_write_them(text: str, number: str) -> None:
+    """What is a size in a message is one for a command, and is shown without an exponent."""
+    assert str(parsing.number("--x", text)) == number
+
+
+@pytest.mark.parametrize(
     ("text", "ratio"),
-    [("5%", "0.05"), ("0.05", "0.05"), ("100%", "1"), ("1", "1"), ("0.5 %", "0.005"), ("0.01%", "0.0001")],
+    [
+        ("5%", "0.05"),
+        ("0.05", "0.05"),
+        ("100%", "1"),
+        ("1", "1"),
+        ("0.5 %", "0.005"),
+        ("0.01%", "0.0001"),
+        (" 5% ", "0.05"),
+    ],
 )
 def test_ratios_may_be_percentages(text: str, ratio: str) -> None:
     """`5%` and `0.05` are equal."""

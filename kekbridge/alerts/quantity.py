@@ -144,7 +144,7 @@ def _read_pair(source: FieldSource, action: Action, *, reduce_only: bool) -> tup
 
 def _not_positive(raw: object, value: Decimal) -> Refused:
     if value < 0:
-        cause = "the side is in action; a signed position belongs into positionSize"
+        cause = "the side is in action; a signed position belongs in positionSize"
     else:
         cause = 'a size below 0.001? str.format("{0}") keeps three decimals only, use str.tostring'
     return Refused(
