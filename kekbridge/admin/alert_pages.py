@@ -17,8 +17,8 @@ from kekbridge.admin.elements import long_name, moment_element, select, status, 
 from kekbridge.admin.service import AdminService, alert_data
 from kekbridge.admin.webhook_settings import page_words
 from kekbridge.formatting import market, moment, to_jsonable
+from kekbridge.ops import known_names
 from kekbridge.store import alerts, rejected_requests, webhooks
-from kekbridge.webhooks.registry import perp_symbol
 
 _ROWS: Final = 50
 # More rows than a page has, for those with the time of its last row: they must not fall between two pages.
@@ -83,7 +83,7 @@ def _read(
     """Alerts, repeated ones, rejected requests, and the names of the webhooks."""
     status, text, code = filters["status"] or None, filters["text"] or None, filters["code"] or None
     webhook = filters["webhook"] or None
-    symbol = perp_symbol(filters["symbol"]) if filters["symbol"] else None
+    symbol = known_names.symbol(connection, filters["symbol"] or None, "symbol")
     common: dict[str, Any] = {"since": since, "until": until, "code": code, "limit": _READ}
     owned = common | {"webhook": webhook, "status": status, "symbol": symbol}
     found = alerts.search(connection, text=text, **owned)

@@ -37,7 +37,7 @@ _BEYOND_DEADLINE_S = 20.0
 )
 def close_position(
     ctx: typer.Context,
-    market: Annotated[str, typer.Argument(metavar="MARKET", help="The base (BTC), or the exchange's name.")],
+    market: Annotated[str, typer.Argument(metavar="MARKET", help="The base (BTC), or the chart's ticker.")],
     quantity: Annotated[
         str | None,
         typer.Option(metavar="COINS", help="Close this much, at most all of it.", show_default=False),
@@ -86,8 +86,12 @@ def close_position(
     bridge = _find(ctx, data_dir, config, as_json=as_json)
     if not (yes or dry_run):
         render.note(bridge.named())
-        typer.confirm(f"{_describe(operation)} with market orders?", abort=True, err=True)
+        symbol = _market(bridge, market)
+        typer.confirm(f"{_describe(operation, symbol)} with market orders?", abort=True, err=True)
     result = run_operation(bridge.context, operation, answer_within_s=operation.deadline_s + _BEYOND_DEADLINE_S)
+    if not as_json and result.get("limitedTo") is not None:  # missing from a bridge of an earlier version
+        base = formatting.market(result["symbol"])
+        render.note(f"At most the position: {result['limitedTo']} of {formatting.amount(operation.quantity)} {base}.")
     _print_close(result, bridge, as_json=as_json)
     return 0 if result["closed"] or (dry_run and result["orders"]) else NOT_DONE
 
@@ -153,16 +157,34 @@ def _margin_mode(text: str) -> MarginMode:
         raise ConfigError(f"--margin-mode: found {text[:40]!r}, expected cross or isolated") from None
 
 
-def _describe(operation: Close) -> str:
+def _market(bridge: Bridge, text: str) -> str:
+    """The market as it is asked about. Raises NotFound and ConfigError beside a bridge, which knows every market.
+
+    Without one, the list is that of its last run: a note says what is not in it, and the exchange decides.
+    """
+    from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.errors import KekbridgeError
+    from kekbridge.ops.trading_operations import FindMarket
+
+    try:
+        return str(run_operation(bridge.context, FindMarket(symbol=text))["symbol"])
+    except KekbridgeError as error:
+        if bridge.is_running and error.message.startswith("symbol: "):
+            raise
+        render.note(error.message)
+        return text
+
+
+def _describe(operation: Close, symbol: str) -> str:
     """What the operator is asked to confirm: `Close 50% of the isolated BTC position`."""
-    request = operation.request()
     part = "the whole"
     if operation.quantity is not None:
         part = f"{operation.quantity} of the"
     elif operation.share is not None:
         part = f"{operation.share}% of the"
     mode = "" if operation.margin_mode is None else f" {operation.margin_mode.lower()}"
-    return f"Close {part}{mode} {formatting.market(request.symbol)} position"
+    return f"Close {part}{mode} {formatting.market(symbol)} position"
 
 
 # ---------------------------------------------------------------------------------------------------------------- printing

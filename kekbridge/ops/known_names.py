@@ -7,12 +7,13 @@ the filter's name in errors.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from kekbridge.formatting import did_you_mean, market
 
-_VENUE_CODE: Final = "orderly:"
+if TYPE_CHECKING:
+    from kekbridge.alerts.symbols import SymbolMatch
 
 
 def webhook(connection: sqlite3.Connection, name: str | None) -> str | None:
@@ -27,7 +28,7 @@ def webhook(connection: sqlite3.Connection, name: str | None) -> str | None:
 def symbol(connection: sqlite3.Connection, text: str | None, option: str = "--symbol") -> str | None:
     """The exchange's symbol for a market that the exchange lists, or that has an alert, an order or a position here.
 
-    Before a bridge has read the exchange's markets any is accepted.
+    Any spelling that alerts may have (`find_market`). Before a bridge has read the exchange's markets any base is accepted.
 
     Raises ConfigError for what is no market's name, NotFound with the nearest market.
     """
@@ -36,13 +37,41 @@ def symbol(connection: sqlite3.Connection, text: str | None, option: str = "--sy
 
     if text is None:
         return None
-    found = perp_symbol(text, option)
     listed = markets(connection)
-    if not listed or found in listed or _has_symbol(connection, found):
-        return found
-    bases = [market(one) for one in listed]
-    hint = did_you_mean(market(found), bases, otherwise="see the exchange's markets")
-    raise NotFound("not_found", f"{option}: there is no market {market(found)}; {hint}")
+    if not listed:
+        return perp_symbol(text, option)
+    try:
+        return find_market(text, frozenset(listed), option).symbol
+    except NotFound:  # not listed any more
+        found = perp_symbol(text, option)
+        if _has_symbol(connection, found):
+            return found
+        raise
+
+
+def find_market(text: str, listed: Collection[str], option: str = "symbol") -> SymbolMatch:
+    """The listed market of a base (`btc`), the exchange's name, or a ticker as alerts may have it (`BTCUSDT.P`, `BYBIT:BTCUSDT.P`).
+
+    A listed base is that market, also where an alert would need a chart's exchange to be sure. Raises NotFound with the nearest market,
+    ConfigError for what fits none or more than one.
+    """
+    from kekbridge.alerts.symbols import SymbolMatch, resolve
+    from kekbridge.errors import ConfigError, NotFound, Refused
+
+    name = text.strip()
+    for each in (name, name.upper(), f"PERP_{name.upper()}_USDC"):
+        if each in listed:
+            return SymbolMatch(each)
+    try:
+        return resolve(text, exchange=None, listed=listed, aliases={}, rescale_units=True)
+    except Refused as error:
+        why, _, advice = error.message.removeprefix("symbol: ").partition("; ")
+        if error.code != "symbol_unknown":  # the advice is for an alert
+            fix = "write the base (BTC) or the exchange's name (PERP_BTC_USDC)"
+            raise ConfigError(f"{option}: {why}; {fix}") from None
+        base = market(name.upper())
+        hint = did_you_mean(base, map(market, listed), otherwise=advice)
+        raise NotFound("not_found", f"{option}: there is no market {base[:40]}; {hint}") from None
 
 
 def alert_status(text: str | None, option: str = "--status") -> str | None:
@@ -57,9 +86,9 @@ def order_status(text: str | None, option: str = "--status") -> str | None:
 
 def code(text: str | None, option: str = "--code") -> str | None:
     """A published code, or one of the exchange's (`orderly:-1102`). Raises ConfigError."""
-    from kekbridge.codes import CODES
+    from kekbridge.codes import CODES, EXCHANGE
 
-    if text is None or text.startswith(_VENUE_CODE):
+    if text is None or text.startswith(EXCHANGE):
         return text
     return _word(option, text, CODES, otherwise="`kekbridge explain --codes` lists them")
 

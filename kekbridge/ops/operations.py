@@ -27,6 +27,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     trading.NoteLostOrdersShown,
     trading.Flatten,
     trading.Close,
+    trading.FindMarket,
     trading.Cancel,
     trading.ShowState,
     trading.Examine,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
 
-from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
+from kekbridge.alerts.symbols import SymbolMatch
+from kekbridge.errors import ConfigError, ExchangeUnavailable, KekbridgeError, NotFound, StoreUnavailable
 from kekbridge.exchange.base import Exchange
 from kekbridge.execution.direct_orders import SendCloses, send_directly
 from kekbridge.execution.exit_watch import dropped, held_exits, resting_entries
@@ -25,11 +26,12 @@ from kekbridge.execution.manual_cancel import (
     overtaken_by_hand,
 )
 from kekbridge.execution.manual_close import CloseRequest, CloseResult, close_by_hand, plan_close
-from kekbridge.formatting import format_decimal, to_jsonable
+from kekbridge.formatting import format_decimal, market, to_jsonable
 from kekbridge.ingress.lockout import read_address
 from kekbridge.log import get_logger
-from kekbridge.model import MarginMode, Order, OrderIntent, OrderStatus, Position, TradingState
+from kekbridge.model import ZERO, AccountSnapshot, MarginMode, Order, OrderIntent, OrderStatus, Position, TradingState
 from kekbridge.model.check import Check
+from kekbridge.ops import known_names
 from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
 from kekbridge.reports.states import close_again_text
 from kekbridge.store import codec, equity, job_runs, lost_orders, orders, projector, settings, webhooks
@@ -293,7 +295,7 @@ class Close(Operation, frozen=True, kw_only=True):
     writes: ClassVar[bool] = True
     opens_vault: ClassVar[bool] = True
 
-    #: A base (`BTC`) or the exchange's name (`PERP_BTC_USDC`).
+    #: A base (`BTC`), the exchange's name (`PERP_BTC_USDC`), or a ticker as alerts have it (`BTCUSDT.P`).
     symbol: str
     #: Base units, at most all of it is closed; None: all, or `share`.
     quantity: Decimal | None = None
@@ -309,24 +311,29 @@ class Close(Operation, frozen=True, kw_only=True):
     by: str = COMMAND_LINE
 
     def __post_init__(self) -> None:
-        self.request()
-
-    def request(self) -> CloseRequest:
-        """What is to be closed, checked. Raises ConfigError."""
+        """Raises ConfigError for amounts that cannot be closed."""
         if self.quantity is not None and self.share is not None:
             raise ConfigError("found a quantity and a share, expected at most one of them")
         if self.quantity is not None and not (self.quantity.is_finite() and self.quantity > 0):
             raise ConfigError(f"quantity: found {self.quantity}, expected a number of coins above 0")
         if self.share is not None and not (self.share.is_finite() and 0 < self.share <= _WHOLE):
             raise ConfigError(f"share: found {self.share}, expected a percentage above 0 and at most 100")
-        symbol = registry.perp_symbol(self.symbol)
-        return CloseRequest(symbol=symbol, quantity=self.quantity, share=self.share, margin_mode=self.margin_mode)
+
+    async def _request(self, exchange: Exchange) -> CloseRequest:
+        """What is to be closed. Raises NotFound, ConfigError."""
+        found = await _market_at(exchange, self.symbol)
+        if self.quantity is not None and found.unit_factor != 1:
+            raise ConfigError(
+                f"symbol: found {self.symbol[:40]!r} with a quantity, whose unit would not be clear; write {market(found.symbol)}"
+            )
+        return CloseRequest(symbol=found.symbol, quantity=self.quantity, share=self.share, margin_mode=self.margin_mode)
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        request = self.request()
         async with context.open_exchange() as exchange:
+            request = await self._request(exchange)
             if self.dry_run:
-                return plan_data(request.symbol, await plan_close(exchange, request))
+                intents = await plan_close(exchange, request)
+                return plan_data(request.symbol, intents) | {"limitedTo": _limited_to(request, exchange.snapshot)}
             manual = None if context.bridge is None else context.bridge.manual_orders
             send = send_directly(exchange, context.clock) if manual is None else manual.sender(self._message(request))
             ended: list[Order] = []
@@ -339,7 +346,12 @@ class Close(Operation, frozen=True, kw_only=True):
 
             result = await close_by_hand(exchange, request, send=end_entries_and_send, deadline_s=self.deadline_s)
             left = 0 if manual is None else manual.open_entries(request.symbol)
-            return close_data(result, ended, entries_left=left)
+            done = sum((order.executed_quantity for order in result.orders), ZERO)
+            is_open = any(request.margin_mode in (None, one.margin_mode) for one in result.positions_left)
+            limited = result.is_closed and not is_open and self.quantity is not None and done < self.quantity
+            return close_data(result, ended, entries_left=left) | {
+                "limitedTo": format_decimal(done) if limited else None
+            }
 
     async def _end_waiting_entries(self, context: OperatorContext, symbol: str) -> Sequence[Order]:
         """End the market's entries that were not sent yet: in the daemon's book, or in the store while no daemon runs."""
@@ -365,6 +377,55 @@ class Close(Operation, frozen=True, kw_only=True):
             "by": self.by,
         }
         return {name: value for name, value in message.items() if value is not None}
+
+
+async def _market_at(exchange: Exchange, text: str) -> SymbolMatch:
+    """The market that the operator names, among those of the exchange. Raises NotFound, ConfigError.
+
+    While the exchange does not answer, a base or the exchange's own name is believed: the close is tried until its deadline.
+    """
+    snapshot = exchange.snapshot
+    if snapshot is None:
+        try:
+            snapshot = await exchange.refresh()
+        except ExchangeUnavailable:
+            return SymbolMatch(registry.perp_symbol(text))
+    try:
+        return known_names.find_market(text, snapshot.instruments)
+    except NotFound:  # a market that was delisted, or listed since the rules were read
+        held = {position.symbol for position in (await exchange.refresh()).open_positions()}
+        return known_names.find_market(text, frozenset({*snapshot.instruments, *held}))
+
+
+def _limited_to(request: CloseRequest, snapshot: AccountSnapshot | None) -> str | None:
+    """What is open, as text, if more was asked for; else None."""
+    if request.quantity is None or snapshot is None:
+        return None
+    modes = tuple(MarginMode) if request.margin_mode is None else (request.margin_mode,)
+    held = sum(
+        (
+            abs(one.quantity)
+            for one in snapshot.open_positions()
+            if one.symbol == request.symbol and one.margin_mode in modes
+        ),
+        ZERO,
+    )
+    return format_decimal(held) if held < request.quantity else None
+
+
+class FindMarket(Operation, frozen=True, kw_only=True):
+    """The exchange's symbol for a market as the operator writes it. Raises NotFound with the nearest market, ConfigError."""
+
+    operation: ClassVar[str] = "market"
+    is_logged: ClassVar[bool] = False
+
+    #: As of a close.
+    symbol: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        if context.bridge is not None:
+            return {"symbol": (await _market_at(context.bridge.exchange, self.symbol)).symbol}
+        return {"symbol": await context.database.read(known_names.symbol, self.symbol, "symbol")}
 
 
 def close_data(result: CloseResult, ended: Sequence[Order], *, entries_left: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def test_beside_a_bridge_and_without_one(tmp_path: Path) -> None:
         call(f"{bridge.paper_url}/paper/isolated-positions", {BTC: {"quantity": "-0.3", "leverage": 5}})
         assert bridge.send(quantity="0.2", stopLoss="2%")[1]["status"] == "filled"
         check_beside(bridge)
+        check_spellings(bridge)
         check_without(bridge)
 
 
@@ -59,13 +60,35 @@ def check_beside(bridge: BridgeProcess) -> None:
     assert operations == ["close", "close", "cancel"]
 
 
+def check_spellings(bridge: BridgeProcess) -> None:
+    """The chart's ticker works as in an alert; a market that does not exist is an error before anything is asked."""
+    environment = clean_environment() | bridge.daemon_environment()
+    planned = command(bridge, "close", "BINANCE:BTCUSDT.P", "--quantity", " 5 ", "--margin-mode", "cross", "--dry-run")
+    assert "At most the position: 0.15 of 5 BTC.\nsell 0.15 BTC: planned\n" in planned.stderr
+    assert (
+        "At most"
+        not in command(bridge, "close", "BTC", "--quantity", "1e-1", "--margin-mode", "cross", "--dry-run").stderr
+    )
+    for text, error in (("BTCC", "symbol: there is no market BTCC; did you mean BTC?"), ("BTC1!", "'BTC1!' is")):
+        asked = run_forked("close", text, environment=environment, stdin="y\n")
+        assert (asked.returncode in (2, 3), error in asked.stderr, "market orders" in asked.stderr) == (
+            True,
+            True,
+            False,
+        )
+        assert run_forked("close", text, "--yes", environment=environment).returncode == asked.returncode
+    asked = run_forked("close", "btcusd", environment=environment, stdin="n\n")
+    assert "Close the whole BTC position with market orders?" in asked.stderr
+    assert data(bridge, "orders", "--symbol", "btcusd") == data(bridge, "orders", "--symbol", "BTC")
+
+
 def check_without(bridge: BridgeProcess) -> None:
     """An order of the killed bridge, and all that is open in the market."""
     resting = bridge.send(alertId="resting", orderType="limit", limitPrice="60000")[1]
     bridge.daemon.kill()
     assert data(bridge, "cancel", resting["clientOrderId"])["canceled"]
-    closed = data(bridge, "close", "BTC", "--yes")
-    assert (closed["closed"], closed["positionsLeft"]) == (True, [])
+    closed = data(bridge, "close", "BTCUSDT.P", "--quantity", "5", "--yes")
+    assert (closed["closed"], closed["positionsLeft"], closed["limitedTo"]) == (True, [], "0.15")
     assert held(bridge) == ({}, {})
     bridge.start_daemon()
     bridge.wait_ready()
@@ -81,7 +104,6 @@ def check_without(bridge: BridgeProcess) -> None:
         (("BTC", "--quantity", "1", "--share", "5"), "at most one"),
         (("BTC", "--share", "101"), "at most 100"),
         (("BTC", "--margin-mode", "hedged"), "expected cross or isolated"),
-        (("BTCUSDT",), "symbol: found 'BTCUSDT'"),
     ],
 )
 def test_wrong_input_is_one_line(run: Run, arguments: tuple[str, ...], error: str) -> None:
