@@ -27,10 +27,17 @@ def test_paper_trades_at_the_alerts_price_without_a_better_one(tmp_path: Path) -
         started = daemon.start()
         alert = {"apiKey": json.loads(webhook)["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
         assert _send(started, {**alert, "alertId": "first", "price": "97000.5"})["executedPrice"] == 97000.5
+        # Only whoever holds the webhook's key moves the market.
+        forged = _send(started, {**alert, "apiKey": "wh_test_" + "x" * 32, "alertId": "forged", "price": "10000"})
+        assert (forged["code"], _mark(started)) == ("unauthorized", "97000.5")
         call(f"{started['paperUrl']}/paper/prices", {"PERP_BTC_USDC": "65000"})
         assert _send(started, {**alert, "alertId": "second", "price": "98000"})["executedPrice"] == 65000
     finally:
         daemon.kill()
+
+
+def _mark(started: dict[str, Any]) -> str:
+    return str(call(f"{started['paperUrl']}/paper/state")["marks"]["PERP_BTC_USDC"])
 
 
 def _send(started: dict[str, Any], alert: dict[str, str]) -> dict[str, Any]:
