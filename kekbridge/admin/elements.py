@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final
 
 import htpy as h
 from aiohttp import web
@@ -17,6 +17,8 @@ from htpy import Node, Renderable
 
 from kekbridge.admin.auth import SESSION
 from kekbridge.formatting import clock, moment, money, to_jsonable, to_text
+
+_LONGEST_UNWRAPPED: Final = 32
 
 
 def table(
@@ -58,6 +60,8 @@ def table(
 
 def _cell(title: str, place: str | None, value: object) -> Renderable:
     kind = "nothing" if value in (None, "") else "number" if isinstance(value, Decimal) else ""
+    if isinstance(value, str) and len(value) > _LONGEST_UNWRAPPED:
+        kind = "text"  # wraps wherever it is: as one line it would be cut at the edge, with the buttons behind it
     is_blank = not title and kind == "nothing"  # no button in this row
     shown = money(value) if isinstance(value, Decimal) else None if is_blank else _shown(value)
     classes = " ".join(name for name in (place, kind, "" if title else "buttons") if name)

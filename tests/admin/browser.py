@@ -152,6 +152,12 @@ class Page:
         """By how many pixels the page is wider than the screen."""
         return int(await self.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
+    async def cut_tables(self) -> list[str]:
+        """The beginning of every table that hides a part of its columns, but for slim ones, which are scrolled."""
+        tables = "[...document.querySelectorAll('.wide:not([tabindex])')]"
+        cut = f"{tables}.filter(one => one.innerText && one.scrollWidth > one.clientWidth).map(one => one.innerText.slice(0, 80))"
+        return list(await self.evaluate(cut))
+
     async def picture(self, file: Path) -> None:
         """The whole page as a PNG or a WebP file by the name's ending."""
         size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]

@@ -55,6 +55,7 @@ class Visit:
         for width in WIDTHS:
             await self.page.be_wide(width)
             assert await self.page.overflow() == 0, f"{path} is wider than {width} pixels"
+            assert await self.page.cut_tables() == [], f"{path} cuts a table at {width} pixels"
             assert await self.page.text("h1")
             screenshot = artifacts() / f"{name}-{width}.png"
             await self.page.picture(screenshot)
@@ -95,6 +96,9 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
     await bridge.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
     await bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
     await bridge.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    await bridge.send(
+        action="buy", quantity="0.02", orderType="limit", limitPrice="90000"
+    )  # rejected: a long text beside a button
     await bridge.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
     await bridge.post(b'{"apiKey": "nobody"}')
     await bridge.daemon.rejected_requests.flush()
