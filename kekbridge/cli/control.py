@@ -19,7 +19,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from kekbridge.cli.options import ARGUMENTS
 from kekbridge.daemon.control_socket import NAME, find_socket, identity, service_place
@@ -40,6 +41,7 @@ START_WITHIN_S: Final = 10.0
 _CONNECT_WITHIN_S: Final = 2.0
 _CATCH_UP_WITHIN_S: Final = 1.0
 _RETRY_EVERY_S: Final = 0.05
+_SHOW_WAITING_EVERY_S: Final = 1.0
 
 
 class NoBridge(ConfigError):
@@ -121,29 +123,35 @@ def run_operation(
     *,
     start_within_s: float = START_WITHIN_S,
     answer_within_s: float | None = None,
+    shows_waiting: bool = True,
 ) -> Any:
     """Run one operation and return its result, as JSON types.
 
     `start_within_s`: how long to wait for a daemon that holds the lock but has not opened its socket; `answer_within_s`: for its answer
-    (None: the operation's own). Raises KekbridgeError: the operation's, NoBridge, BridgeUnavailable or NoAccess.
+    (None: the operation's own); `shows_waiting`: a terminal may show that it waits. Raises KekbridgeError: the operation's, NoBridge,
+    BridgeUnavailable or NoAccess.
     """
     here = _CommandContext(context, operation)
     deadline = time.monotonic() + start_within_s
-    while True:
-        connection = _connect(context)
-        if connection is not None:
-            return connection.run(operation, answer_within_s or operation.answer_within_s)
-        owner = lock_owner(context.data_dir)
-        if operation.needs_daemon and (owner is None or not owner.is_daemon):
-            here.require_data()
-            raise NoBridge(f"no bridge runs on {context.data_dir}; start it with `kekbridge serve`")
-        if owner is None or not (operation.writes or operation.needs_daemon):
-            is_done, result = here.run()
-            if is_done:
-                return result
-        if time.monotonic() >= deadline:
-            raise BridgeUnavailable(_unavailable(context.data_dir, owner, start_within_s))
-        time.sleep(_RETRY_EVERY_S)
+    with _Waiting(is_shown=shows_waiting and sys.stderr.isatty()) as waiting:
+        while True:
+            connection = _connect(context)
+            if connection is not None:
+                waiting.begin()
+                return connection.run(operation, answer_within_s or operation.answer_within_s)
+            owner = lock_owner(context.data_dir)
+            if operation.needs_daemon and (owner is None or not owner.is_daemon):
+                here.require_data()
+                raise NoBridge(f"no bridge runs on {context.data_dir}; start it with `kekbridge serve`")
+            if owner is None or not (operation.writes or operation.needs_daemon):
+                waiting.end()  # it may ask, and report
+                is_done, result = here.run()
+                if is_done:
+                    return result
+            if time.monotonic() >= deadline:
+                raise BridgeUnavailable(_unavailable(context.data_dir, owner, start_within_s))
+            waiting.begin()
+            time.sleep(_RETRY_EVERY_S)
 
 
 def run_beside_hung_bridge(context: CliContext, operation: Operation) -> Any:
@@ -181,6 +189,43 @@ def status_at(path: Path) -> dict[str, Any] | None:
     """
     connected = _open(path)
     return None if connected is None else _DaemonConnection(connected).status() or {}
+
+
+class _Waiting:
+    """Says on a terminal's stderr, after a second, that the command waits for the bridge. Nothing of it stays on the screen."""
+
+    def __init__(self, *, is_shown: bool) -> None:
+        self._is_shown = is_shown
+        self._thread: Thread | None = None
+        self._is_over = Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        if self._is_shown and self._thread is None:
+            self._is_over.clear()
+            self._thread = Thread(target=self._show, daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        if self._thread is not None:
+            self._is_over.set()
+            self._thread.join()
+            self._thread = None
+
+    def _show(self) -> None:
+        began = time.monotonic()
+        clear = ""
+        while not self._is_over.wait(_SHOW_WAITING_EVERY_S):
+            clear = "\r\x1b[K"
+            sys.stderr.write(f"{clear}Waiting for the bridge, {time.monotonic() - began:.0f} s")
+            sys.stderr.flush()
+        sys.stderr.write(clear)
+        sys.stderr.flush()
 
 
 # ---------------------------------------------------------------------------------------------------------- in the daemon

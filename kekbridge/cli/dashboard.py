@@ -112,7 +112,7 @@ def _watch(context: CliContext) -> None:
 
 def _run_now(context: CliContext, operation: Operation) -> Any:
     """Run an operation without waiting for a bridge that is starting, so that the screen stays alive."""
-    return run_operation(context, operation, start_within_s=0.0, answer_within_s=_ANSWER_WITHIN_S)
+    return run_operation(context, operation, start_within_s=0.0, answer_within_s=_ANSWER_WITHIN_S, shows_waiting=False)
 
 
 @contextmanager

@@ -480,6 +480,20 @@ def test_secrets_are_in_no_log(bridge: Served) -> None:
     assert created["apiKey"] not in whole
 
 
+def test_a_terminal_shows_that_a_command_waits(bridge: Served) -> None:
+    """While a busy machine keeps the bridge from answering, the screen does not look as if nothing happened; a pipe gets the result."""
+    os.kill(bridge.process.pid, signal.SIGSTOP)
+    try:
+        with at_terminal("jobs", "run", "disk", environment=bridge.environment) as terminal:
+            terminal.expect("Waiting for the bridge, 1 s")
+            os.kill(bridge.process.pid, signal.SIGCONT)
+            code, screen = terminal.end()
+    finally:
+        os.kill(bridge.process.pid, signal.SIGCONT)
+    assert (code, "\r\x1b[K" in screen, "Waiting" in screen.rpartition("\x1b[K")[2]) == (0, True, False)
+    assert "Waiting" not in bridge.run("jobs", "run", "disk").stderr
+
+
 def test_no_proxy_is_asked(bridge: Served) -> None:
     """The socket is no network: http_proxy does not matter."""
     bridge.environment |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"), "http://127.0.0.1:9")
