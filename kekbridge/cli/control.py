@@ -133,7 +133,8 @@ def run_operation(
     """
     here = _CommandContext(context, operation)
     deadline = time.monotonic() + start_within_s
-    with _Waiting(is_shown=shows_waiting and sys.stderr.isatty()) as waiting:
+    is_shown = shows_waiting and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    with _Waiting(is_shown=is_shown) as waiting:
         while True:
             connection = _connect(context)
             if connection is not None:

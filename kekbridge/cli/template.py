@@ -163,7 +163,8 @@ def _write(message: str, file: Path) -> None:
 
 def _is_message(file: Path) -> bool:
     """True for what this command writes: one line with a webhook's key or a signature, or a script of alert messages."""
-    text = file.read_bytes()[:_LARGEST_MESSAGE].decode(errors="replace")
+    with file.open("rb") as opened:
+        text = opened.read(_LARGEST_MESSAGE).decode(errors="replace")
     if text.startswith(_PINE_SCRIPT):
         return True
     has_proof = formatting.holds_credential(text) or '"signature":"v1:' in text
