@@ -141,6 +141,16 @@ async def test_trading_controls(browser: Browser) -> None:
     assert browser.state() is TradingState.HALTED
 
 
+async def test_the_log_is_searched_by_any_spelling_of_a_market(browser: Browser) -> None:
+    """The chart's ticker is that of the alerts; a market that does not exist is named, with the nearest one."""
+    await browser.log_in()
+    await browser.bridge.send(quantity="0.02")
+    await browser.bridge.until_settled()
+    for text in ("BTC", "BTCUSDT.P"):
+        assert "No alerts" not in await browser.page(f"/log?symbol={text}"), text
+    assert "did you mean ETH?" in await browser.page("/log?symbol=eht", status=404)
+
+
 async def test_a_position_is_closed_and_an_order_canceled_by_form(browser: Browser) -> None:
     """Asked first; a part, then the rest of the cross position, the isolated one stays. An order by its button; wrong input is one line."""
     key, bridge = await browser.log_in(), browser.bridge
