@@ -49,7 +49,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("address_not_allowed", 403, "The sender's address is not on the allowlist.", "See `kekbridge webhook show NAME`; the value `tradingview` allows TradingView's addresses."),
     ("certificate_not_allowed", 403, "The request has no pinned client certificate.", "See auth.client_certificates; a proxy must forward the fingerprint and be listed in server.trusted_proxies."),
     ("alert_id_reused", 409, "The same alertId with the same time and market, or the same Idempotency-Key, was received before with different content.", "Give every alert its own alertId or Idempotency-Key."),
-    ("rate_limited", 429, "Too many alerts for this webhook, or for all webhooks together.", "Wait retryAfter seconds, or raise --rate-per-minute, --rate-per-hour or --rate-per-day, or [risk] rate_per_minute."),
+    ("rate_limited", 429, "Too many entries of this webhook, or of all webhooks together.", "Wait retryAfter seconds, or raise --rate-per-minute, --rate-per-hour or --rate-per-day, or [risk] rate_per_minute."),
     ("too_many_refused", 429, "Too many requests from this address were refused, so further ones are not read.", "Wait retryAfter seconds, and stop what sends messages that are refused; see auth.refusal_burst."),
     ("locked_out", 429, "Too many failed authentication attempts from this address.", "Wait retryAfter seconds and fix the sender's key."),
     # ------------------------------------------------------------------------------------- what the alert says (422)

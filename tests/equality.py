@@ -67,10 +67,9 @@ def book_contents(
             contents[f"usage of {webhook.name} after {seconds} s"] = book.usage(
                 webhook.id, now=at, cooldown_s=cooldown_s
             )
-            for is_exit in (False, True):
-                contents[f"excess of {webhook.name} after {seconds} s, exits: {is_exit}"] = book.rates.find_excess(
-                    webhook.id, rates=rates, account_rates=account_rates, is_exit=is_exit, now=at
-                )
+            contents[f"excess of {webhook.name} after {seconds} s"] = book.rates.find_excess(
+                webhook.id, rates=rates, account_rates=account_rates, now=at
+            )
     return contents
 
 

@@ -169,8 +169,8 @@ class Account:
         book._append = append
         for order in reversed(admission.orders):
             book.remove(order)
-        if admission.alert.identity is not None:
-            book.rates.uncount(webhook_id, is_exit=decision.is_exit, at=admission.alert.received_at)
+        if admission.alert.counts_as_entry:
+            book.rates.uncount(webhook_id, at=admission.alert.received_at)
         book.restore_histories(webhook_id, before)
         assert self.entries == kept
 

@@ -66,14 +66,8 @@ def store_alert(
     alert = alert or new_alert()
     alert = replace(alert, payload=from_json(to_json(alert.payload)))  # as it is read back
     decision = (decide or admitting())(book.usage(alert.webhook_id, now=alert.received_at))
-    excess = book.rates.find_excess(
-        alert.webhook_id,
-        rates=rates,
-        account_rates=account_rates,
-        is_exit=decision.is_exit,
-        now=alert.received_at,
-    )
-    if excess is not None:
+    excess = book.rates.find_excess(alert.webhook_id, rates=rates, account_rates=account_rates, now=alert.received_at)
+    if excess is not None and not decision.is_exit and decision.status in ("admitted", "denied"):
         admission = _rate_limited(alert, decision, excess)
         _append(book, admission, Decision(status="refused"), "alert_rate_limited")
         return admission
@@ -135,8 +129,8 @@ def _orders_of(book: Book, alert: NewAlert, decision: Decision, expires_at: date
 def _append(book: Book, admission: Admission, decision: Decision, kind: str) -> None:
     alert = admission.alert
     webhook_id = alert.webhook_id or ""
-    if alert.identity is not None:
-        book.rates.count(webhook_id, is_exit=alert.is_exit, at=alert.received_at)
+    if alert.counts_as_entry:
+        book.rates.count(webhook_id, at=alert.received_at)
     for order in admission.orders:
         book.add(order)
     book.set_histories(webhook_id, decision.strategy_histories)

@@ -28,21 +28,20 @@ from kekbridge.model import (
     Order,
     OrderStatus,
     Purpose,
+    RateExcess,
     RateLimits,
     StrategyHistory,
     Usage,
     Webhook,
     client_order_id_of,
 )
-from kekbridge.model.admission import Decision, NewAlert
-from kekbridge.risk.rates import Excess
+from kekbridge.model.admission import RATE_LIMITED, Decision, NewAlert
 from kekbridge.store import alerts, codec, conditions, facts, journal, orders
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import amounts_to_json, storable
 from kekbridge.store.database import Database
 from kekbridge.store.facts import AlertFact
 
-RATE_LIMITED: Final = "rate_limited"
 Kind = Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
 
 
@@ -77,7 +76,6 @@ class _Pending(msgspec.Struct, kw_only=True, eq=False):
 
     admission: Admission
     decision: Decision
-    is_counted: bool
     histories_before: tuple[tuple[str, StrategyHistory | None], ...]
     permit: Permit | None
     version: int
@@ -122,7 +120,9 @@ class AlertAdmissions:
 
     def usage(self, webhook: Webhook, *, now: datetime) -> Usage:
         """What the next alert of a webhook is decided by."""
-        return self._book.usage(webhook.id, now=now, cooldown_s=webhook.settings.limits.cooldown_s or 0)
+        usage = self._book.usage(webhook.id, now=now, cooldown_s=webhook.settings.limits.cooldown_s or 0)
+        excess = self._find_excess(webhook, now=now)
+        return usage if excess is None else msgspec.structs.replace(usage, rate_excess=excess)
 
     async def preview(self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook) -> Preview:
         """Make the same checks and decision as `begin` without storing anything."""
@@ -131,7 +131,7 @@ class AlertAdmissions:
             first = await self._database.read(alerts.get, first_id)
             return Preview(kind=_kind_of_repeat(alert, first), first_id=first_id)
         decision = self._decide(alert, decide, webhook)
-        excess = self._find_excess(alert, decision, webhook)
+        excess = self._blocking(decision, webhook, now=alert.received_at)
         if excess is not None:
             return Preview(kind=RATE_LIMITED, decision=decision, retry_after_s=excess.retry_after_s)
         return Preview(kind=decision.status, decision=decision)
@@ -146,7 +146,7 @@ class AlertAdmissions:
         if self._find_first(alert) is not None:
             return None
         decision = self._decide(alert, decide, webhook)
-        excess = self._find_excess(alert, decision, webhook)
+        excess = self._blocking(decision, webhook, now=alert.received_at)
         if excess is not None:
             return self._append(_rate_limited(alert, decision, excess), _NOTHING, None)
         planned = self._orders_of(alert, decision, expires_at=expires_at)
@@ -253,14 +253,15 @@ class AlertAdmissions:
             window_s=alert.window_s,
         )
 
-    def _find_excess(self, alert: NewAlert, decision: Decision, webhook: Webhook) -> Excess | None:
+    def _find_excess(self, webhook: Webhook, *, now: datetime) -> RateExcess | None:
         return self._book.rates.find_excess(
-            webhook.id,
-            rates=webhook.settings.rates,
-            account_rates=self._account_rates,
-            is_exit=decision.is_exit,
-            now=alert.received_at,
+            webhook.id, rates=webhook.settings.rates, account_rates=self._account_rates, now=now
         )
+
+    def _blocking(self, decision: Decision, webhook: Webhook, *, now: datetime) -> RateExcess | None:
+        """The full window of which nothing of an alert was admitted; None if something was, or if the limits had room."""
+        is_limited = decision.status == "denied" and decision.code == RATE_LIMITED
+        return self._find_excess(webhook, now=now) if is_limited else None
 
     def _orders_of(self, alert: NewAlert, decision: Decision, *, expires_at: datetime) -> tuple[Order, ...]:
         return tuple(
@@ -307,15 +308,15 @@ class AlertAdmissions:
         pending = _Pending(
             admission=admission,
             decision=decision,
-            is_counted=alert.identity is not None,
             histories_before=before,
             permit=permit,
             version=book.version,
             flushed=asyncio.get_running_loop().create_future(),
         )
         if alert.identity is not None:
-            book.rates.count(webhook_id, is_exit=alert.is_exit, at=alert.received_at)
             self._arriving[webhook_id, alert.identity] = (alert.id, pending.flushed)
+        if alert.counts_as_entry:
+            book.rates.count(webhook_id, at=alert.received_at)
         for order in admission.orders:
             book.add(order)
         book.set_histories(webhook_id, decision.strategy_histories)
@@ -372,8 +373,8 @@ class AlertAdmissions:
             pending.permit.release()
         for order in reversed(pending.admission.orders):
             self._book.remove(order)
-        if pending.is_counted:
-            self._book.rates.uncount(webhook_id, is_exit=alert.is_exit, at=alert.received_at)
+        if alert.counts_as_entry:
+            self._book.rates.uncount(webhook_id, at=alert.received_at)
         self._book.restore_histories(webhook_id, pending.histories_before)
 
     def _note_drift(self, alert: StoredAlert) -> None:
@@ -411,14 +412,13 @@ def _identity_of(alert: NewAlert, decision: Decision) -> str | None:
     return storable(alert.identity) if decision.is_taken and alert.identity is not None else f"alert:{alert.id}"
 
 
-def _rate_limited(alert: NewAlert, decision: Decision, excess: Excess) -> Admission:
-    """An alert beyond a rate limit: it claims no identity, so that the same message may be sent again."""
+def _rate_limited(alert: NewAlert, decision: Decision, excess: RateExcess) -> Admission:
+    """An alert of which a rate limit left nothing: it claims no identity, so that the same message may be sent again."""
     error = excess.describe()
     refused = Decision(
         status="refused",
         code=RATE_LIMITED,
         error=error,
-        is_exit=decision.is_exit,
         action=decision.action,
         symbol=decision.symbol,
         is_counted=False,

@@ -83,6 +83,7 @@ def stored_response(admitted: Admission) -> WebhookResponse | None:
         return cancel_response(
             alert_id=public_id,
             status=alert.status,
+            code=alert.code,
             error=alert.error,
             warnings=alert.warnings,
             is_duplicate=is_duplicate,
@@ -99,14 +100,25 @@ def stored_response(admitted: Admission) -> WebhookResponse | None:
 
 
 def cancel_response(
-    *, alert_id: str, status: str, error: str | None, is_duplicate: bool, warnings: Sequence[str] = ()
+    *,
+    alert_id: str,
+    status: str,
+    error: str | None,
+    is_duplicate: bool,
+    code: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> WebhookResponse:
-    """The response to an alert that only cancels: 202 until it is executed, which takes as long as the exchange does."""
+    """The response to an alert that only cancels: 202 until it is executed, which takes as long as the exchange does.
+
+    Unless it failed, `code` and `error` explain why later steps of the alert were left out, if they were.
+    """
     body: dict[str, Any] = {"success": status != "failed", "alertId": alert_id, "status": status}
     if warnings:
         body["warnings"] = list(warnings)
-    if error:
+    if status == "failed":
         body |= {"code": "cancel_failed", "error": error}
+    elif code:
+        body["stopped"] = {"code": code, "error": error}
     if is_duplicate:
         body["duplicate"] = True
     http_status = {"queued": 202, "failed": 422}.get(status, 200)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -17,6 +17,9 @@ from kekbridge.model import (
     StrategyHistory,
     Verdict,
 )
+
+#: Code of an entry beyond a rate limit, and kind of an alert of which nothing else is left.
+RATE_LIMITED: Final = "rate_limited"
 
 
 class NewAlert(Struct, frozen=True, kw_only=True):
@@ -65,13 +68,13 @@ class Decision(Struct, frozen=True, kw_only=True):
     verdicts: tuple[Verdict, ...] = ()
     #: The orders to be stored, by leg.
     intents: tuple[OrderIntent, ...] = ()
-    #: Counts against the webhook's rate limit for exits instead of the one for entries.
+    #: Has no entry that counts against the rate limits: it only closes, cancels or pings, or its entry was denied by them.
     is_exit: bool = False
     #: Action and symbol as understood; they replace the sender's spelling in NewAlert. None: keep that.
     action: str | None = None
     symbol: str | None = None
     warnings: tuple[str, ...] = ()
-    #: Counts against the webhook's rate limits. False for what is older than allowed: it may be a copy that somebody else sends.
+    #: Counts, as entry or exit, against the webhook's rate limits. False for what was refused: it never became an entry.
     is_counted: bool = True
     #: Cancel steps to be executed after the commit.
     cancels: tuple[CancelRequest, ...] = ()

@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from kekbridge.model.market import ZERO
 from kekbridge.model.state import TradingState
 from kekbridge.model.strategy import StrategyHistory
+from kekbridge.model.webhooks import RateLimits
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -117,6 +118,35 @@ class Commitment(Struct, frozen=True):
 UNCOMMITTED: Final = Commitment()
 
 
+class RateExcess(Struct, frozen=True, kw_only=True):
+    """A full window of a rate limit: no further entry is allowed now."""
+
+    #: Seconds until there is room again.
+    retry_after_s: int
+    #: It is the limit over all webhooks, not the webhook's own.
+    is_of_account: bool
+    #: The limits that it belongs to.
+    rates: RateLimits
+
+    @property
+    def numbers(self) -> str:
+        """The limits in words."""
+        rates = self.rates
+        return f"{rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day"
+
+    def describe(self) -> str:
+        """One line for the trader: what is full, and what to do."""
+        if self.is_of_account:
+            return (
+                f"more entries than all webhooks together are allowed ({self.numbers}); wait {self.retry_after_s} s, or raise"
+                " risk.rate_per_minute, rate_per_hour or rate_per_day in the settings"
+            )
+        return (
+            f"more entries than the webhook allows ({self.numbers}); wait {self.retry_after_s} s, or raise --rate-per-minute,"
+            " --rate-per-hour or --rate-per-day"
+        )
+
+
 class Usage(Struct, frozen=True, kw_only=True):
     """How much of every limit is used, read in the same transaction that will add to it. Days are UTC."""
 
@@ -130,6 +160,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     trading_scope: str = "account"
     #: Queued orders of the account.
     waiting_orders: int = 0
+    #: The rate limit of entries that is full; None while there is room, and when a queued order is rechecked.
+    rate_excess: RateExcess | None = None
     #: Today's traded and reserved value in USDC, and entries: of the webhook, then of the account.
     traded_today: Decimal = ZERO
     orders_today: int = 0

@@ -32,7 +32,7 @@ from kekbridge.model import (
     Verdict,
     Webhook,
 )
-from kekbridge.model.admission import Decision, Recheck
+from kekbridge.model.admission import RATE_LIMITED, Decision, Recheck
 from kekbridge.planning.build_orders import resize
 from kekbridge.planning.market_view import NOT_HELD, no_others, read_market, resolve_symbol
 from kekbridge.planning.target import has_drifted, is_without_its_start, isolated_left
@@ -161,7 +161,8 @@ def _judge_leg(
 ) -> tuple[OrderIntent, tuple[Verdict, ...]]:
     """Return the order as it may be sent, chained to the legs before it, with its verdicts."""
     allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=policy.account_limits)
-    verdicts = rules.check_rules(allowed, webhook=webhook, policy=policy, snapshot=snapshot, usage=usage, sums=sums)
+    verdicts = _check_rate(allowed, usage)
+    verdicts += rules.check_rules(allowed, webhook=webhook, policy=policy, snapshot=snapshot, usage=usage, sums=sums)
     verdicts += _check_queue_length(allowed, usage.waiting_orders + number, policy)
     return _chain_to_previous_step(allowed, leg=number, starts_step=starts_step), verdicts
 
@@ -291,12 +292,24 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
         field=refusal.field,
         verdicts=(),
         intents=(),
-        is_counted=refusal.status != 401,
+        is_counted=False,
         is_exit=False,
         action=step.action.value if step else None,
         symbol=storable_text(step.symbol) if step and step.symbol else None,
         warnings=(),
     )
+
+
+def _check_rate(intent: OrderIntent, usage: Usage) -> tuple[Verdict, ...]:
+    """The denial of an entry beyond a rate limit; exits always pass. The first of its verdicts: what it would break else does not matter.
+
+    Not part of the recheck: that order was counted when it was admitted.
+    """
+    excess = usage.rate_excess
+    if excess is None or is_exit(intent):
+        return ()
+    scope = "account" if excess.is_of_account else "webhook"
+    return (deny(RATE_LIMITED, scope, "no room", excess.numbers, excess.describe()),)
 
 
 def _check_queue_length(intent: OrderIntent, waiting: int, policy: AccountPolicy) -> tuple[Verdict, ...]:
@@ -340,13 +353,14 @@ def _conclude(
     cancels = tuple(plan.cancel for plan in plans if plan.cancel is not None)
     code = error = field = None
     status: Literal["admitted", "denied", "refused", "ignored"] = "admitted"
+    has_effect = bool(kept or cancels)
     if refusal is not None:
         code, error, field = refusal.code, refusal.message, refusal.field
-        status = "admitted" if kept else "refused"
+        status = "admitted" if has_effect else "refused"
     elif denial is not None:
         code, error = denial.rule, denial.message
-        status = "admitted" if kept else "denied"
-    elif not kept and not cancels:
+        status = "admitted" if has_effect else "denied"
+    elif not has_effect:
         status = "ignored"
         code = next((plan.ignored_code for plan in plans if plan.ignored_code), "nothing_to_close")
     return Decision(
@@ -355,9 +369,10 @@ def _conclude(
         error=error,
         field=field,
         intents=tuple(kept),
-        is_exit=(bool(plans) or first.all_markets) and all(plan.is_exit for plan in plans),
+        is_exit=code == RATE_LIMITED or ((bool(plans) or first.all_markets) and all(plan.is_exit for plan in plans)),
         action=first.action.value,
         symbol=symbol,
+        is_counted=status != "refused",
         cancels=cancels,
     )
 

@@ -86,7 +86,7 @@ def translate(
     position. `first_leg`: number of the step's first order within its alert. Raises Refused with code, message and field.
     """
     if signal.action is Action.PING:
-        return Plan(symbol=None, ignored_code="pong")
+        return Plan(symbol=None, is_exit=True, ignored_code="pong")
     if signal.action is Action.CANCEL:
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
     market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending, others=others)

@@ -1,7 +1,8 @@
 """Rate limits of entries per webhook and over all webhooks, in any sliding minute, hour and day, counted in memory.
 
-Exact: a window of N is full while it contains the N-th newest counted alert. Exits have no rate limit: TradingView does not send again
-after a 429, and a position must not stay open for it (docs/internals/architecture.md section 1, promise 6).
+Exact: a window of N is full while it contains the N-th newest counted alert. What counts is an alert with an entry that was admitted, or
+denied by another limit. Exits, cancels and pings neither count nor wait: TradingView does not send again after a 429, and a position must
+not stay open for it (docs/internals/architecture.md section 1, promise 6).
 """
 
 from __future__ import annotations
@@ -12,39 +13,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-import msgspec
-
-from kekbridge.model import RateLimits
+from kekbridge.model import RateExcess, RateLimits
 
 LONGEST_WINDOW: Final = timedelta(days=1)
 # Counted by webhook id; the entries of all webhooks under this one.
 ALL_ENTRIES: Final = ""
 _TRIM_AT: Final = 4096
-
-
-class Excess(msgspec.Struct, frozen=True, kw_only=True):
-    """A full window."""
-
-    #: Seconds until there is room again.
-    retry_after_s: int
-    #: It is the limit over all webhooks, not the webhook's own.
-    is_of_account: bool
-    #: The limits that it belongs to.
-    rates: RateLimits
-
-    def describe(self) -> str:
-        """One line for the trader: what is full, and what to do."""
-        rates = self.rates
-        numbers = f"({rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day)"
-        if self.is_of_account:
-            return (
-                f"more entries than all webhooks together are allowed {numbers}; wait {self.retry_after_s} s, or raise"
-                " risk.rate_per_minute, rate_per_hour or rate_per_day in the settings"
-            )
-        return (
-            f"more entries than the webhook allows {numbers}; wait {self.retry_after_s} s, or raise --rate-per-minute,"
-            " --rate-per-hour or --rate-per-day"
-        )
 
 
 class RateWindows:
@@ -54,29 +28,26 @@ class RateWindows:
         self._times: dict[str, list[datetime]] = {}
 
     def find_excess(
-        self, webhook_id: str, *, rates: RateLimits, account_rates: RateLimits, is_exit: bool, now: datetime
-    ) -> Excess | None:
-        """The full window that blocks an entry longest; None if every window has room, and for exits."""
-        if is_exit:
-            return None
+        self, webhook_id: str, *, rates: RateLimits, account_rates: RateLimits, now: datetime
+    ) -> RateExcess | None:
+        """The full window that blocks an entry longest; None if every window has room."""
         own = self._wait_s(webhook_id, rates, now)
         of_all = self._wait_s(ALL_ENTRIES, account_rates, now)
         if own == of_all == 0:
             return None
         is_of_account = of_all > own
-        return Excess(
+        return RateExcess(
             retry_after_s=max(own, of_all), is_of_account=is_of_account, rates=account_rates if is_of_account else rates
         )
 
-    def count(self, webhook_id: str, *, is_exit: bool, at: datetime) -> None:
-        """Count an entry for its webhook and for all webhooks; exits are not counted."""
-        if not is_exit:
-            self._add(webhook_id, at)
-            self._add(ALL_ENTRIES, at)
+    def count(self, webhook_id: str, *, at: datetime) -> None:
+        """Count an alert with an entry for its webhook and for all webhooks."""
+        self._add(webhook_id, at)
+        self._add(ALL_ENTRIES, at)
 
-    def uncount(self, webhook_id: str, *, is_exit: bool, at: datetime) -> None:
+    def uncount(self, webhook_id: str, *, at: datetime) -> None:
         """Undo one `count`: the alert was not stored."""
-        for counter in () if is_exit else (webhook_id, ALL_ENTRIES):
+        for counter in (webhook_id, ALL_ENTRIES):
             times = self._times.get(counter, [])
             index = bisect_left(times, at)  # its own or, after a clock set back, an earlier one: no window opens early
             if index < len(times):

@@ -57,7 +57,7 @@ class StoredAlert(msgspec.Struct, frozen=True, kw_only=True):
     webhook_name: str | None
     #: The sender's `alertId`.
     alert_id: str | None
-    #: Makes a second alert a duplicate; None for one that was rate limited: it claims nothing.
+    #: Makes a second alert a duplicate; None for one that was refused or rate limited: it claims and counts nothing.
     identity: str | None
     #: Hash of the content without timestamp and signature.
     fingerprint: str
@@ -86,6 +86,11 @@ class StoredAlert(msgspec.Struct, frozen=True, kw_only=True):
     #: Measured milliseconds since receipt, by stage.
     stages: Mapping[str, float]
     updated_at: datetime
+
+    @property
+    def counts_as_entry(self) -> bool:
+        """It counts against the rate limits of entries (store/rate_limits.py): an entry was admitted, or denied by another limit."""
+        return self.identity is not None and not self.is_exit
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,14 @@ def store_end(connection: sqlite3.Connection, alert_id: str, data: Mapping[str, 
     )
     has_orders = connection.execute("SELECT 1 FROM orders WHERE alert_id = ? LIMIT 1", (alert_id,)).fetchone()
     if has_orders is None:
-        code = None if error is None else "cancel_failed"
-        alerts.set_status(connection, alert_id, status=state, code=code, error=error, now=now)
+        failed = connection.execute(
+            "SELECT 'failed', 'cancel_failed', error FROM cancels WHERE alert_id = ? AND state = 'failed' ORDER BY step LIMIT 1",
+            (alert_id,),
+        ).fetchone()
+        # Else code and error stay: they say why the steps after the cancels were left out, if they were.
+        kept = connection.execute("SELECT 'done', code, error FROM alerts WHERE id = ?", (alert_id,)).fetchone()
+        status, code, error = failed or kept or ("done", None, None)
+        alerts.set_status(connection, alert_id, status=status, code=code, error=error, now=now)
 
 
 _COVERED: Final = (

@@ -1,6 +1,7 @@
 """Use of the alert rate limits as stored: for reports, and for the daemon's start. The daemon counts in memory (risk/rates.py).
 
-Only alerts with an identity count: those refused by the limit itself or for their age must not prolong it.
+Only alerts with an identity count, as entries if `is_exit` is 0: what was refused never became one, and what the limit itself denied must
+not prolong it.
 """
 
 from __future__ import annotations

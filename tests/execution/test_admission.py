@@ -105,7 +105,7 @@ class Setup:
         alert = alert or self.alert()
         webhook = webhook or dataclasses.replace(self.webhook, id=alert.webhook_id)
         expires_at = alert.received_at + timedelta(seconds=60)
-        begun = self.admissions.begin(alert, decide or admitting(), webhook, expires_at=expires_at)
+        begun = self.admissions.begin(alert, limited(decide or admitting()), webhook, expires_at=expires_at)
         if begun is not None and await self.admissions.finish(begun):
             return begun
         return await self.admissions.repeat(alert)
@@ -136,6 +136,17 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 @pytest.fixture
 def setup(bridge: Bridge, database: Database) -> Setup:
     return Setup(bridge, database, NO_RATES, NO_RATES)
+
+
+def limited(decide: Decide) -> Decide:
+    """Deny entries beyond a rate limit, as `planning.decide` does."""
+
+    def within_rates(usage: Usage) -> Decision:
+        decision = decide(usage)
+        is_entry = not decision.is_exit and decision.status in ("admitted", "denied")
+        return Decision(status="denied", code="rate_limited") if usage.rate_excess and is_entry else decision
+
+    return within_rates
 
 
 def exits(**changes: Any) -> Decide:
@@ -428,11 +439,11 @@ async def test_all_webhooks_share_the_limit_of_the_account(bridge: Bridge, datab
     setup = Setup(bridge, database, NO_RATES, RateLimits(per_minute=2, per_hour=0, per_day=0))
     first = setup.alert(webhook_id="one")
     kinds = [(await setup.take(first)).kind, (await setup.take(setup.alert(webhook_id="two"))).kind]
-    limited = await setup.take(setup.alert(webhook_id="three"))
-    kinds += [limited.kind, (await setup.take(decide=exits())).kind]
+    third = await setup.take(setup.alert(webhook_id="three"))
+    kinds += [third.kind, (await setup.take(decide=exits())).kind]
     kinds.append((await setup.take(replace(first, id=new_alert().id))).kind)
     assert kinds == ["admitted", "admitted", "rate_limited", "admitted", "duplicate"]
-    assert "all webhooks together" in (limited.alert.error or "")
+    assert "all webhooks together" in (third.alert.error or "")
 
 
 # ------------------------------------------------------------------------------------------------------------------ preview
@@ -450,8 +461,8 @@ async def test_preview_gives_the_same_result_and_stores_nothing(bridge: Bridge, 
         await setup.take(alert)
     again = await setup.admissions.preview(replace(alert, fingerprint="x"), decide, setup.webhook)
     assert (again.kind, again.first_id) == ("conflict", alert.id)
-    limited = await setup.admissions.preview(setup.alert(), decide, setup.webhook)
-    assert (limited.kind, limited.retry_after_s) == ("rate_limited", 60)
+    excess = await setup.admissions.preview(setup.alert(), limited(decide), setup.webhook)
+    assert (excess.kind, excess.retry_after_s) == ("rate_limited", 60)
     assert await setup.count("alerts") == 2
 
 

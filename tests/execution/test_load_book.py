@@ -158,7 +158,7 @@ def test_webhook_that_looks_back_further_is_loaded_again(connection: sqlite3.Con
     rates = RateLimits(per_minute=3, per_hour=0, per_day=0)
 
     def wait_s(of: Book) -> int | None:
-        found = of.rates.find_excess("hook", rates=rates, account_rates=NO_RATES, is_exit=False, now=later)
+        found = of.rates.find_excess("hook", rates=rates, account_rates=NO_RATES, now=later)
         return None if found is None else found.retry_after_s
 
     assert (wait_s(live), wait_s(book)) == (57, None)  # only the newest was needed

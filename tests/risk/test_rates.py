@@ -1,4 +1,4 @@
-"""Alert rate limits: exact in every window, separate for exits, and over all webhooks for entries."""
+"""Rate limits of entries: exact in every window, of a webhook and over all webhooks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.model import RateLimits
-from kekbridge.risk.rates import ALL_ENTRIES, Excess, RateWindows
+from kekbridge.model import RateExcess, RateLimits
+from kekbridge.risk.rates import ALL_ENTRIES, RateWindows
 from tests.store.factories import NO_RATES
 from tests.trading import NOW
 
@@ -28,22 +28,19 @@ def excess(
     *,
     rates: RateLimits = NO_RATES,
     account_rates: RateLimits = NO_RATES,
-    is_exit: bool = False,
     webhook_id: str = "hook",
-) -> Excess | None:
-    return windows.find_excess(
-        webhook_id, rates=rates, account_rates=account_rates, is_exit=is_exit, now=after(seconds)
-    )
+) -> RateExcess | None:
+    return windows.find_excess(webhook_id, rates=rates, account_rates=account_rates, now=after(seconds))
 
 
-def retry_after_s(found: Excess | None) -> int | None:
+def retry_after_s(found: RateExcess | None) -> int | None:
     return None if found is None else found.retry_after_s
 
 
-def counted(*seconds: float, webhook_id: str = "hook", is_exit: bool = False) -> RateWindows:
+def counted(*seconds: float, webhook_id: str = "hook") -> RateWindows:
     windows = RateWindows()
     for each in seconds:
-        windows.count(webhook_id, is_exit=is_exit, at=after(each))
+        windows.count(webhook_id, at=after(each))
     return windows
 
 
@@ -64,28 +61,8 @@ def test_each_window_slides(rates: RateLimits, length: int, *, is_of_account: bo
     assert retry_after_s(excess(windows, 30.5, **given_rates, webhook_id=webhook_id)) == length - 30
     assert retry_after_s(excess(windows, length - 0.001, **given_rates, webhook_id=webhook_id)) == 1
     assert excess(windows, length, **given_rates, webhook_id=webhook_id) is None
-    windows.count(webhook_id, is_exit=False, at=after(length))
+    windows.count(webhook_id, at=after(length))
     assert retry_after_s(excess(windows, length, **given_rates, webhook_id="hook")) == 10
-
-
-def test_exits_have_no_limit() -> None:
-    """An exit is never refused, however many came before, and uses up nothing of the entries' limit."""
-    windows = counted(*range(50), is_exit=True)
-    assert excess(windows, 50, rates=TWO_A_MINUTE, is_exit=True) is None
-    assert excess(windows, 50, rates=TWO_A_MINUTE) is None
-    windows = counted(0, 0)
-    assert retry_after_s(excess(windows, rates=TWO_A_MINUTE)) == 60
-    assert excess(windows, rates=TWO_A_MINUTE, is_exit=True) is None
-
-
-def test_all_webhooks_limit_entries_only() -> None:
-    """Promise 6: an exit passes whatever other strategies send, and uses up nothing of the entries' limit."""
-    windows = counted(0, 0, 0, is_exit=True)
-    assert excess(windows, account_rates=TWO_A_MINUTE) is None
-    windows.count("one", is_exit=False, at=NOW)
-    windows.count("two", is_exit=False, at=NOW)
-    assert retry_after_s(excess(windows, account_rates=TWO_A_MINUTE)) == 60
-    assert excess(windows, account_rates=TWO_A_MINUTE, is_exit=True) is None
 
 
 def test_webhooks_have_separate_limits() -> None:
@@ -137,30 +114,28 @@ def test_result_equals_a_plain_recount(offsets: list[int], minute: int, hour: in
         assert (found is None) == fits
         if fits:
             taken.append(offset)
-            windows.count("hook", is_exit=False, at=after(offset * 20))
+            windows.count("hook", at=after(offset * 20))
 
 
 @given(
     kept=st.lists(st.integers(0, 90), max_size=12).map(sorted),
     undone=st.integers(0, 90),
     later=st.lists(st.integers(0, 90), max_size=3).map(sorted),
-    is_exit=st.booleans(),
 )
-def test_uncounted_alert_leaves_no_trace(kept: list[int], undone: int, later: list[int], *, is_exit: bool) -> None:
+def test_uncounted_alert_leaves_no_trace(kept: list[int], undone: int, later: list[int]) -> None:
     """An alert that could not be stored takes no room, also if others were counted meanwhile; with a clock that was set back no window
     opens early."""
-    windows, plain = counted(*kept, is_exit=is_exit), counted(*kept, is_exit=is_exit)
-    windows.count("hook", is_exit=is_exit, at=after(undone))
+    windows, plain = counted(*kept), counted(*kept)
+    windows.count("hook", at=after(undone))
     for each in later:
-        windows.count("hook", is_exit=is_exit, at=after(each))
-        plain.count("hook", is_exit=is_exit, at=after(each))
-    windows.uncount("hook", is_exit=is_exit, at=after(undone))
+        windows.count("hook", at=after(each))
+        plain.count("hook", at=after(each))
+    windows.uncount("hook", at=after(undone))
     for limit in range(1, len(kept) + len(later) + 2):
         rates = RateLimits(per_minute=limit, per_hour=0, per_day=0)
         latest = max([*kept, undone, *later])
         one, other = (
-            retry_after_s(excess(each, latest, rates=rates, account_rates=rates, is_exit=is_exit)) or 0
-            for each in (windows, plain)
+            retry_after_s(excess(each, latest, rates=rates, account_rates=rates)) or 0 for each in (windows, plain)
         )
         is_in_order = [*kept, undone, *later] == sorted([*kept, undone, *later])
         assert one == other if is_in_order else one >= other
@@ -182,7 +157,7 @@ def test_memory_is_bounded_by_what_a_window_can_need(spacing_s: int) -> None:
     number = 30_000
     rates = RateLimits(per_minute=0, per_hour=0, per_day=86_400 // spacing_s)
     for index in range(number):
-        windows.count("hook", is_exit=False, at=after(index * spacing_s))
+        windows.count("hook", at=after(index * spacing_s))
     kept: Sequence[datetime] = windows._times["hook"]
     assert len(kept) <= max(2 * 86_400 // spacing_s, 4096) + 1
     is_full = number * spacing_s >= 86_400
