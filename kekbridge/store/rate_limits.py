@@ -53,6 +53,7 @@ def use_of_webhook(
     """How much of each window of a webhook is used."""
     counted = (
         "SELECT count(*) FROM alerts WHERE webhook_id = ? AND is_exit = ? AND identity IS NOT NULL AND received_at > ?"
+        " AND action IS NOT 'ping'"
     )
 
     def used(opened: str, is_exit: int) -> int:
