@@ -21,11 +21,14 @@ _DURATION = re.compile(r"([0-9]{1,9})\s*(s|min|m|h|d|w)?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-def number(option: str, text: str) -> Decimal:
-    """Parse a positive decimal as alerts write it: `1.5`, `1e-3`, also with blanks around it; it is returned without an exponent."""
+def number(option: str, text: str, expected: str = "a positive decimal number such as 1.5") -> Decimal:
+    """Parse a positive decimal as alerts write it: `1.5`, `1e-3`, also with blanks around it; it is returned without an exponent.
+
+    `expected`: what the option takes, in words.
+    """
     value = _positive(text)
     if value is None:
-        raise invalid(option, text, "a positive decimal number such as 1.5")
+        raise invalid(option, text, expected)
     return value
 
 
@@ -40,6 +43,11 @@ def _positive(text: str) -> Decimal | None:
     return Decimal(f"{value:f}")
 
 
+def usdc(option: str, text: str) -> Decimal:
+    """Parse a positive amount in USDC: `500`."""
+    return number(option, text, "a positive amount in USDC such as 500")
+
+
 def count(option: str, text: str) -> int:
     """Parse a positive whole number."""
     if not re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII) or int(text) == 0:
@@ -48,12 +56,18 @@ def count(option: str, text: str) -> int:
 
 
 def ratio(option: str, text: str) -> Decimal:
-    """Parse a fraction above 0 and up to 1, or a percentage: `0.05` and `5%` are equal."""
+    """Parse a percentage above 0 and up to 100, `5%`, into a fraction.
+
+    A number without % is refused: 0.5 can mean half a percent or a half, and a wrong guess makes a limit a hundred times as large.
+    """
     digits = text.strip()
     value = _positive(digits.removesuffix("%"))
-    if value is not None and (found := value / 100 if digits.endswith("%") else value) <= 1:
-        return found
-    raise invalid(option, text, "a percentage such as 5%, or a fraction such as 0.05")
+    if value is None or value > 100:
+        raise invalid(option, text, "a percentage such as 5%")
+    if digits.endswith("%"):
+        return value / 100
+    readings = f"{value.normalize():f}%" + (f" or {(value * 100).normalize():f}%" if value <= 1 else "")
+    raise ConfigError(f"{option}: found {text!r}, a number without %; write {readings}")
 
 
 def seconds(option: str, text: str) -> int:

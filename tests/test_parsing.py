@@ -44,24 +44,34 @@ def test_numbers_as_alerts_write_them(text: str, number: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "ratio"),
-    [
-        ("5%", "0.05"),
-        ("0.05", "0.05"),
-        ("100%", "1"),
-        ("1", "1"),
-        ("0.5 %", "0.005"),
-        ("0.01%", "0.0001"),
-        (" 5% ", "0.05"),
-    ],
+    [("5%", "0.05"), ("100%", "1"), ("0.5 %", "0.005"), ("0.01%", "0.0001"), ("0.5%", "0.005"), (" 5% ", "0.05")],
 )
-def test_ratios_may_be_percentages(text: str, ratio: str) -> None:
-    """`5%` and `0.05` are equal."""
+def test_ratios_are_percentages(text: str, ratio: str) -> None:
+    """Exact: half a percent is 0.005."""
     assert parsing.ratio("--x", text) == Decimal(ratio)
 
 
-@pytest.mark.parametrize("text", ["5", "101%", "0%", "0", "%", "-5%", "5%%", "five"])
-def test_ratios_above_one_are_refused(text: str) -> None:
-    """`5` where 5 % was meant would be a limit of 500 %: refused instead of guessed."""
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [("0.5", "0.5% or 50%"), ("0.2", "0.2% or 20%"), ("1", "1% or 100%"), ("5", "5%"), ("1.50", "1.5%")],
+)
+def test_ratios_without_percent_are_refused(text: str, readings: str) -> None:
+    """`0.5` where 0.5 % was meant would be a limit of 50 %: refused, with both readings."""
+    with pytest.raises(ConfigError) as refused:
+        parsing.ratio("--x", text)
+    assert refused.value.message == f"--x: found {text!r}, a number without %; write {readings}"
+
+
+def test_amounts_name_their_unit() -> None:
+    """A share of the account is no amount."""
+    assert parsing.usdc("--x", "500") == 500
+    with pytest.raises(ConfigError, match="expected a positive amount in USDC such as 500"):
+        parsing.usdc("--x", "5%")
+
+
+@pytest.mark.parametrize("text", ["101%", "101", "0%", "0", "%", "-5%", "5%%", "five"])
+def test_other_ratios_are_refused(text: str) -> None:
+    """Nothing above 100 % and nothing that is no number."""
     with pytest.raises(ConfigError, match="expected a percentage"):
         parsing.ratio("--x", text)
 

@@ -184,7 +184,11 @@ def _field(row: Row, settings: WebhookSettings, entered: str | None, error: str 
         error=error,
         placeholder=row.metavar if row.is_many else _EMPTY.get(row.parameter, "no limit"),
         choices=choices,
-        keyboard="decimal" if row.parser is parsing.number else "numeric" if row.parser is parsing.count else None,
+        keyboard="decimal"
+        if row.parser in (parsing.number, parsing.usdc)
+        else "numeric"
+        if row.parser is parsing.count
+        else None,
         rows=3 if row.is_many else 0,
     )
 

@@ -17,7 +17,8 @@ _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY: Final = r"(?:mon|tue|wed|thu|fri|sat|sun)"
 _RANGE: Final = rf"{_DAY}(?:\s*-\s*{_DAY})?"
 _WINDOW: Final = re.compile(
-    rf"\s*(?:(?P<days>{_RANGE}(?:\s*,\s*{_RANGE})*)\s+)?(?P<start>\d\d:\d\d)\s*-\s*(?P<end>\d\d:\d\d)(?:\s*(?:utc|z))?\s*(?:[,;]|$)"
+    rf"\s*(?:(?P<days>{_RANGE}(?:\s*,\s*{_RANGE})*)\s+)?(?P<start>\d?\d:\d\d)\s*-\s*(?P<end>\d?\d:\d\d)(?:\s*(?:utc|z))?\s*(?:[,;]|$)",
+    re.IGNORECASE | re.ASCII,
 )
 _DAY_MINUTES: Final = 24 * 60
 _MAX_LENGTH: Final = 400
@@ -78,13 +79,13 @@ def next_opening(text: str, now: datetime) -> datetime | None:
 
 
 def _parse_group(text: str) -> tuple[Window, ...]:
-    lowered = text.strip().lower()
+    text = text.strip()
     windows: list[Window] = []
     position = 0
-    while position < len(lowered):
-        found = _WINDOW.match(lowered, position)
+    while position < len(text):
+        found = _WINDOW.match(text, position)
         if found is None:
-            raise _unreadable(lowered[position : position + 40])
+            raise _unreadable(text[position : position + 40])
         windows.append(Window(_days_of(found["days"]), _minute_of(found["start"]), _minute_of(found["end"])))
         position = found.end()
     if not windows:
@@ -96,7 +97,7 @@ def _days_of(text: str | None) -> frozenset[int]:
     if text is None:
         return frozenset(range(7))
     days: set[int] = set()
-    for part in text.split(","):
+    for part in text.lower().split(","):
         first, _, last = (name.strip() for name in part.partition("-"))
         start = _DAYS.index(first)
         length = (_DAYS.index(last) - start) % 7 if last else 0
@@ -105,7 +106,7 @@ def _days_of(text: str | None) -> frozenset[int]:
 
 
 def _minute_of(text: str) -> int:
-    hours, minutes = int(text[:2]), int(text[3:])
+    hours, minutes = map(int, text.split(":"))
     total = hours * 60 + minutes
     if minutes > 59 or total > _DAY_MINUTES:
         raise _unreadable(text)

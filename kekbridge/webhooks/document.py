@@ -133,6 +133,8 @@ def _read_text(place: str, row: Row, value: Any) -> str:
     if not isinstance(value, str):  # a number is a NumberText
         raise _wrong(place, _found(value), _expected(row))
     number = parse_decimal(value) if isinstance(value, NumberText) else None
+    if row.is_share and (share := parse_decimal(value)) is not None and share <= 1:
+        return f"{format_decimal(share * 100)}%"  # a fraction, as documents show it
     # Without an exponent: serializers write 1e-05 for 0.00001.
     return value.strip() if number is None else format_decimal(number)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -97,8 +98,8 @@ ROWS: tuple[Row, ...] = (
     Row("--min-order-size", "limits", "min_order_size", parsing.number, "SIZE", "Smallest entry, in coins."),
     Row("--max-order-size", "limits", "max_order_size", parsing.number, "SIZE", "Largest entry, in coins."),
     Row("--max-position-size", "limits", "max_position_size", parsing.number, "SIZE", "Largest position of one market, in coins."),
-    Row("--max-notional", "limits", "max_notional", parsing.number, "USDC", "Largest value of one entry."),
-    Row("--daily-limit", "limits", "daily_limit", parsing.number, "USDC", "Value traded per UTC day."),
+    Row("--max-notional", "limits", "max_notional", parsing.usdc, "USDC", "Largest value of one entry."),
+    Row("--daily-limit", "limits", "daily_limit", parsing.usdc, "USDC", "Value traded per UTC day."),
     Row("--daily-orders", "limits", "daily_orders", parsing.count, "N", "Orders per UTC day."),
     Row("--max-leverage", "limits", "max_leverage", _leverage, "X", "Highest leverage, 1 to 100."),
     Row("--leverage-policy", "limits", "leverage_policy", _as_is, "refuse|lower", "Above it: refuse, or lower it.", choices=_POLICIES),
@@ -106,7 +107,7 @@ ROWS: tuple[Row, ...] = (
     Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
     Row("--max-stop-distance", "limits", "max_stop_distance", parsing.ratio, "SHARE", "Largest stop distance (5%); 20% if required."),
     Row("--max-slippage", "limits", "max_slippage", parsing.ratio, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
-    Row("--max-daily-loss", "limits", "max_daily_loss", parsing.number, "USDC", "Loss of a UTC day after which only exits pass."),
+    Row("--max-daily-loss", "limits", "max_daily_loss", parsing.usdc, "USDC", "Loss of a UTC day after which only exits pass."),
     Row("--max-drawdown", "limits", "max_drawdown", parsing.ratio, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
     Row("--cooldown", "limits", "cooldown_s", parsing.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
     Row("--trading-hours", "limits", "trading_hours", _as_is, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
@@ -194,6 +195,11 @@ ROW_OF: Mapping[str, Row] = {row.parameter: row for row in ROWS}
 REQUIRED_FIELDS = frozenset({"leverage_policy", "follow", "profile", "reorder_ms", "per_minute", "per_hour", "per_day"})
 
 
+# What a zero is refused for, with its own fix: it would deny every order.
+_AMOUNTS = (parsing.number, parsing.usdc, parsing.count, parsing.ratio, parsing.seconds, _leverage)
+_ZERO = re.compile(r"0+(\.0+)?\s*[%a-z]*", re.ASCII)
+
+
 def apply(options: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:
     """Return the settings changed by the given options. Raises ConfigError as `parse` does."""
     changes: dict[str, dict[str, Any]] = {"limits": {}, "rates": {}, "": {}}
@@ -228,6 +234,8 @@ def _parse(row: Row, text: Any) -> Any:
         return bool(text)
     if text == parsing.NONE and row.field not in REQUIRED_FIELDS:
         return None
+    if row.parser in _AMOUNTS and row.field not in REQUIRED_FIELDS and _ZERO.fullmatch(text):
+        raise ConfigError(f"{row.option}: found {text!r}; write {parsing.NONE} for no limit")
     if row.choices and text not in row.choices:
         raise parsing.invalid(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
     return row.parser(row.option, text)

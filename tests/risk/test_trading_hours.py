@@ -55,7 +55,8 @@ def test_open_and_closed_times(text: str, day: int, clock: str, *, expected: boo
         "always",
         "Mon-Fri",
         "07-22",
-        "7:00-22:00",
+        "7-22:00",
+        "007:00-22:00",
         "Mon-Fri 07:00-22:00 EST",
         "Foo 07:00-08:00",
         "07:00-25:00",
@@ -70,6 +71,13 @@ def test_unreadable_hours_are_refused(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_hours(text)
     assert "Mon-Fri 07:00-22:00 UTC" in refused.value.message
+
+
+def test_hours_need_no_leading_zero() -> None:
+    """9:00 is 09:00; what cannot be read is quoted as it was typed."""
+    assert parse_hours("Mon-Fri 9:00-17:00") == parse_hours("mon-fri 09:00-17:00 UTC")
+    with pytest.raises(ConfigError, match="found 'Mon-Fri 9-17'"):
+        parse_hours("Mon-Fri 9-17")
 
 
 def test_other_time_zones_are_converted() -> None:

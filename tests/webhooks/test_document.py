@@ -72,7 +72,7 @@ def test_what_is_shown_can_be_sent_back() -> None:
             "default": ["quantity=0.1"],
             "alias": ["GOLD=XAU"],
             "allow_address": ["203.0.113.0/24"],
-            "max_slippage": "0.0000125",
+            "max_slippage": "0.00125%",
         },
         WebhookSettings(),
     )
