@@ -94,7 +94,7 @@ def rename(connection: sqlite3.Connection, webhook_id: str, name: str, *, now: d
     before = get(connection, webhook_id)
     if name == before.name:
         return before
-    _require_free_name(connection, name)
+    _require_free_name(connection, name, webhook_id)
     connection.execute(
         "UPDATE webhooks SET name = ?, updated_at = ? WHERE id = ?", (name, codec.time_text(now), webhook_id)
     )
@@ -234,10 +234,14 @@ def _set_enabled(connection: sqlite3.Connection, webhook_id: str, *, enabled: bo
     return get(connection, webhook_id)
 
 
-def _require_free_name(connection: sqlite3.Connection, name: str) -> None:
-    if connection.execute("SELECT 1 FROM webhooks WHERE name = ?", (name,)).fetchone() is not None:
+def _require_free_name(connection: sqlite3.Connection, name: str, webhook_id: str = "") -> None:
+    """Raise ConfigError if a webhook other than `webhook_id` has the name; `Default` beside `default` would be mixed up."""
+    row = connection.execute(
+        "SELECT name FROM webhooks WHERE name = ? COLLATE NOCASE AND id <> ?", (name, webhook_id)
+    ).fetchone()
+    if row is not None:
         raise ConfigError(
-            f"a webhook named {name} already exists; use another name, or `kekbridge webhook edit {name}`",
+            f"a webhook named {row[0]} already exists; use another name, or `kekbridge webhook edit {row[0]}`",
             code="name_taken",
             field="name",
         )

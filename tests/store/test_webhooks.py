@@ -94,6 +94,11 @@ def test_errors_for_taken_and_unknown_names(connection: sqlite3.Connection) -> N
         make(connection, "scalper")
     with pytest.raises(ConfigError, match="already exists"):
         webhooks.rename(connection, "id-swing", "scalper", now=NOW)
+    with pytest.raises(ConfigError, match="scalper already exists"):
+        make(connection, "Scalper")  # two names that differ in case only are mixed up
+    with pytest.raises(ConfigError, match="scalper already exists"):
+        webhooks.rename(connection, "id-swing", "SCALPER", now=NOW)
+    assert webhooks.rename(connection, "id-swing", "Swing", now=NOW).name == "Swing"
     with pytest.raises(NotFound, match="did you mean scalper"):
         webhooks.find(connection, "scaler")
     with pytest.raises(NotFound, match="webhook list"):
