@@ -5,6 +5,7 @@ Needs no account and no market: sizes in percent and target positions are descri
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -45,6 +46,14 @@ _SAMPLES: Mapping[str, str] = MappingProxyType(
         "strategy.prev_market_position": "flat",
         "strategy.prev_market_position_size": "0",
         "strategy.position_size": "0.01",
+    }
+)
+# What a message has beside a field that is read only then.
+_BESIDE: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "quantityType": {"stopLoss": "2%"},
+        "limitPrice": {"orderType": "limit"},
+        "triggerPrice": {"orderType": "stop"},
     }
 )
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
@@ -148,6 +157,31 @@ def samples_of(text: str, *, ticker: str, price: str, size: str) -> dict[str, st
     own |= dict.fromkeys(("strategy.order.contracts", "strategy.market_position_size", "strategy.position_size"), size)
     known = {**_SAMPLES, **own, "ticker": ticker}
     return {name: known.get(name, "") for name in dict.fromkeys(_PLACEHOLDER.findall(text)) if name != "timenow"}
+
+
+def read_value(name: str, value: str) -> Signal | None:
+    """An entry in which one field has this value, as a message of kekbridge's own format; None if the rest of a message decides.
+
+    Raises Refused if a message with this value would be refused for it. `name`: of an order's field, in any spelling.
+    """
+    field = canonical_name(name)
+    beside = _BESIDE.get(field, {})
+    if field == "quantity" and value.rstrip().endswith("%"):
+        beside = {"quantityType": "percent_equity"}  # the message, or another default, says of what
+    step = {
+        "apiKey": "",
+        "action": "buy",
+        "symbol": "BTCUSDT.P",
+        "quantity": "0.01",
+        **beside,
+        field: value,
+    }
+    try:
+        return interpret(read_message(json.dumps(step).encode()), WebhookSettings(require_timestamp=False)).steps[0]
+    except RequestRefused as refusal:
+        if refusal.field is not None and canonical_name(refusal.field) == field:
+            raise
+        return None
 
 
 def likely_profile(message: Message) -> str:

@@ -25,6 +25,7 @@ from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings, webhooks
 from kekbridge.store.codec import to_json
 from kekbridge.webhooks import registry
+from kekbridge.webhooks.fixed_fields import check_fixed_fields
 from kekbridge.webhooks.options import apply
 from kekbridge.webhooks.registry import Credentials
 
@@ -53,11 +54,14 @@ class CreateWebhook(Operation, frozen=True, kw_only=True):
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         def write(connection: sqlite3.Connection) -> dict[str, Any]:
             registry.check_listed(_symbols(self.options), _markets(connection, context))
+            wanted = apply(self.options, WebhookSettings())
+            registry.check_settings(wanted)
+            check_fixed_fields(wanted, _marks(context))
             webhook, credentials = registry.create(
                 connection,
                 context.sealer,
                 name=self.name,
-                settings=apply(self.options, WebhookSettings()),
+                settings=wanted,
                 mode=context.mode,
                 now=context.clock(),
             )
@@ -75,6 +79,12 @@ def _markets(connection: sqlite3.Connection, context: OperatorContext) -> tuple[
     """The exchange's symbols, now or as they were last read; empty if they were never read."""
     snapshot = None if context.bridge is None else context.bridge.exchange.snapshot
     return registry.listed_markets(connection) if snapshot is None else tuple(snapshot.instruments)
+
+
+def _marks(context: OperatorContext) -> dict[str, Decimal]:
+    """Mark prices by symbol, as the bridge that runs knows them; empty without one."""
+    snapshot = None if context.bridge is None else context.bridge.exchange.snapshot
+    return {} if snapshot is None else {symbol: mark.price for symbol, mark in snapshot.marks.items()}
 
 
 class ListWebhooks(Operation, frozen=True, kw_only=True):
@@ -161,6 +171,7 @@ class MakeTemplate(Operation, frozen=True, kw_only=True):
                 settings=replace(webhook.settings, profile=profile),
                 limits=tighter(own, account_limits(**context.settings.risk.limits())),
                 markets=_markets(connection, context),
+                marks=_marks(context),
             )
             refusal = find_refusal(checked.message, target.settings)
             problems = [
@@ -227,6 +238,8 @@ class EditWebhook(Operation, frozen=True, kw_only=True):
                 registry.check_listed(_symbols(self.options), _markets(connection, context))
                 wanted = apply(self.options, webhook.settings)
                 registry.check_settings(wanted)
+                if (wanted.defaults, wanted.locked) != (webhook.settings.defaults, webhook.settings.locked):
+                    check_fixed_fields(wanted, _marks(context))
                 if wanted != webhook.settings:
                     webhook = webhooks.change_settings(connection, webhook.id, wanted, now=now)
             if self.new_name is not None:

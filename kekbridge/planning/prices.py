@@ -217,10 +217,15 @@ def _level_price(level: Amount, reference: Decimal, direction: int, market: Mark
     return ROUND_DOWN_CONTEXT.add(reference, distance) if direction > 0 else _UPWARDS.subtract(reference, distance)
 
 
+def is_near(level: Decimal, price: Decimal) -> bool:
+    """Return whether a level can be a price of a market at this price: at most half of it away."""
+    return abs(level - price) <= price * _MAX_DISTANCE
+
+
 def _check_plausible(field: str, code: str, level: Amount, raw: Decimal, prices: Prices, market: MarketView) -> None:
     """Refuse a bare number that is no price of this market: it was meant as a percent, a fraction or ticks."""
     near = [price for price in (prices.reference, market.mark) if price is not None and price > 0]
-    if level.is_percent or any(abs(raw - price) <= price * _MAX_DISTANCE for price in near):
+    if level.is_percent or any(is_near(raw, price) for price in near):
         return
     away = abs(raw - near[0]) / near[0]
     raise Refused(

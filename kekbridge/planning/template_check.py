@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from kekbridge.alerts import symbols
 from kekbridge.alerts.message import interpret, read_message
@@ -17,16 +17,19 @@ from kekbridge.alerts.signal import Action, QuantityType, Signal
 from kekbridge.errors import RequestRefused
 from kekbridge.formatting import format_decimal, market
 from kekbridge.model import Limits, WebhookSettings
+from kekbridge.planning.prices import is_near
 from kekbridge.risk.limits import percent, usdc
 
 _ENTRIES = frozenset({Action.BUY, Action.SELL, Action.ADD, Action.FLIP})
-# Other values of the placeholders that stand for a market or a size than `fill_samples` takes by itself.
+# Other values of the placeholders that stand for a market, a size or a price than `fill_samples` takes by itself.
 _OTHER_VALUES = {
     "ticker": "ETHUSDT.P",
     "strategy.order.contracts": "0.02",
     "strategy.market_position_size": "0.02",
     "strategy.position_size": "0.02",
+    **dict.fromkeys(("open", "high", "low", "close", "strategy.order.price"), "66000"),
 }
+_COMPARED = ("symbol", "quantity", "stop_loss", "take_profits")
 
 
 class TemplateTarget(Struct, frozen=True, kw_only=True):
@@ -38,6 +41,8 @@ class TemplateTarget(Struct, frozen=True, kw_only=True):
     limits: Limits
     #: Symbols that the exchange lists; empty if they are not known.
     markets: Collection[str] = ()
+    #: Mark prices by symbol; empty if they are not known.
+    marks: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 def find_problems(message: str, target: TemplateTarget, *, kind: str) -> tuple[str, ...]:
@@ -49,7 +54,7 @@ def find_problems(message: str, target: TemplateTarget, *, kind: str) -> tuple[s
     found: list[str] = []
     for step, other in zip(steps, others, strict=True):
         # A field that changes with the values of placeholders is not the message's own.
-        free = {name for name in ("symbol", "quantity") if getattr(step, name) != getattr(other, name)}
+        free = {name for name in _COMPARED if getattr(step, name) != getattr(other, name)}
         found += _problems_of(step, target, kind, free)
     return tuple(dict.fromkeys(found))
 
@@ -73,6 +78,7 @@ def _problems_of(step: Signal, target: TemplateTarget, kind: str, free: Collecti
     if step.action not in _ENTRIES:
         return
     yield from _stop_problems(step, target.limits)
+    yield from _price_problems(step, target, free)
     if "quantity" not in free:
         yield from _size_problems(step, target.limits)
     if step.leverage is not None and target.limits.max_leverage is not None:
@@ -125,6 +131,33 @@ def _stop_problems(step: Signal, limits: Limits) -> Iterator[str]:
         most = percent(farthest)
         yield f"every entry would be denied: the stop loss is {_number(stop.value)} % away, the limit is {most};" + (
             f" use --stop-loss {most.replace(' ', '')}"
+        )
+
+
+def _price_problems(step: Signal, target: TemplateTarget, free: Collection[str]) -> Iterator[str]:
+    """Stops and targets that are no prices of the market that the message names."""
+    if step.symbol is None or "symbol" in free or not target.marks:
+        return
+    try:
+        found = symbols.resolve(
+            step.symbol,
+            exchange=None,
+            listed=frozenset(target.marks),
+            aliases=target.settings.aliases,
+            rescale_units=target.settings.rescale_units,
+        )
+    except RequestRefused:
+        return  # reported as a market that is not listed
+    levels = [("--stop-loss", step.stop_loss)] if "stop_loss" not in free else []
+    levels += [("--take-profit", each.level) for each in step.take_profits] if "take_profits" not in free else []
+    mark = target.marks[found.symbol]
+    for option, level in levels:
+        if level is None or level.is_percent or is_near(level.value * found.unit_factor, mark):
+            continue
+        fix = f"{option} {_number(level.value)}%" if level.value <= 50 else "a percent such as 2%"
+        yield (
+            f"every entry would be refused: {option} {_number(level.value)} is read as a price, and {market(found.symbol)} is at"
+            f" {_number(mark)}; use {fix} for a distance"
         )
 
 

@@ -17,6 +17,9 @@ BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
 NO_LIMITS = Limits(min_order_size=None, max_notional=None, max_leverage=None, max_open_positions=None)
 
 
+MARKS = {BTC: Decimal(65_000), ETH: Decimal(1800), SOL: Decimal(150)}
+
+
 def problems(
     kind: str = "indicator",
     *,
@@ -29,7 +32,7 @@ def problems(
     if kind == "position":
         settings = replace(settings, follow="position")
     made = build(kind, api_key="wh_test_x", api_secret="whs_x", **fields)
-    target = TemplateTarget(settings=settings, limits=settings.limits, markets=markets)
+    target = TemplateTarget(settings=settings, limits=settings.limits, markets=markets, marks=MARKS)
     return find_problems(made.message, target, kind=kind)
 
 
@@ -75,6 +78,18 @@ def problems(
             {"symbols": "BTCUSDT.P,ETHUSDT.P"},
             "--symbols: ETH is not among the allowed symbols (BTC)",
             {"symbols": "BTCUSDT.P"},
+        ),
+        (
+            {},
+            {"symbol": "BTCUSDT.P", "stop_loss": "2"},
+            "--stop-loss 2 is read as a price, and BTC is at 65000; use --stop-loss 2% for a distance",
+            {"symbol": "BTCUSDT.P", "stop_loss": "2%"},
+        ),
+        (
+            {},
+            {"symbol": "ETHUSDT.P", "take_profit": "4"},
+            "--take-profit 4 is read as a price, and ETH is at 1800; use --take-profit 4%",
+            {"symbol": "ETHUSDT.P", "take_profit": "4%"},
         ),
         ({}, {"symbol": "BTXUSDT.P"}, "did you mean", {"symbol": "BTCUSDT.P"}),
     ],
