@@ -194,7 +194,8 @@ async def _authentication(bridge: Bridge) -> dict[str, int]:
     bridge.add_webhook("signed", require_signature=True)
     bridge.add_webhook("restricted", allowed_addresses=("203.0.113.0/24",))
     bridge.add_webhook("off")
-    bridge.add_webhook("slow", rates=RateLimits(per_minute=1, per_hour=1, per_day=1))
+    one_a_day, tiny = RateLimits(per_minute=1, per_hour=1, per_day=1), Limits(max_order_size=Decimal("0.001"))
+    bridge.add_webhook("slow", rates=one_a_day, limits=tiny)
     off = await bridge.daemon.database.read(webhooks.find, "off")
     await bridge.daemon.database.write(webhooks.disable, off.id, now=bridge.clock())
     old, early = bridge.clock() - timedelta(hours=1), bridge.clock() + timedelta(minutes=5)
@@ -211,8 +212,8 @@ async def _authentication(bridge: Bridge) -> dict[str, int]:
     url = f"{bridge.daemon.info.webhook_url}/{bridge.credentials['main'].api_key}"
     async with bridge.session.post(url, data=keyless) as response:
         met["key_in_path_off"] = response.status
-    await bridge.send("slow", action="ping", symbol=None)
-    met["rate_limited"] = (await bridge.send("slow", action="ping"))[0]
+    await bridge.send("slow", **BUY)  # denied by another limit: it counts
+    met["rate_limited"] = (await bridge.send("slow", **BUY))[0]
     same: dict[str, Any] = {"alertId": "twice", "timestamp": bridge.clock().strftime("%Y-%m-%dT%H:%M:%SZ")}
     await bridge.send(action="cancel", **same)
     met["alert_id_reused"] = (await bridge.send(action="close", **same))[0]
