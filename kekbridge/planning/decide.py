@@ -115,6 +115,9 @@ def decide(
                 usage = with_order(usage, leg)
         if denied is not None:
             break
+        if plan.refusal is not None:
+            refusal = refusal or plan.refusal
+            break
     decision = _conclude(alert, plans, kept, denial=denied[1] if denied else None, refusal=refusal)
     return replace(
         decision,

@@ -11,9 +11,10 @@ from datetime import datetime
 from decimal import Decimal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kekbridge.alerts.signal import Action, Signal
-from kekbridge.errors import Refused
+from kekbridge.errors import Refused, RequestRefused
 from kekbridge.model import (
     AccountSnapshot,
     CancelRequest,
@@ -32,7 +33,7 @@ from kekbridge.planning.market_view import MarketView, no_orders, no_others, rea
 from kekbridge.planning.overtaken import overtaken_entries
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 from kekbridge.planning.strategy_position import add_step, last_position
-from kekbridge.planning.target import position_change
+from kekbridge.planning.target import PositionChange, position_change
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -46,6 +47,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     is_exit: bool = False
     #: Why there is nothing to do: nothing_to_close, already_in_position, out_of_date or pong.
     ignored_code: str | None = None
+    #: Why only the closing part of the step is planned; None if all of it is.
+    refusal: RequestRefused | None = None
     #: Open orders to cancel.
     cancel: CancelRequest | None = None
     #: Earlier entries of the webhook to cancel.
@@ -68,6 +71,8 @@ class KnownHistory(Struct, frozen=True):
 
 
 _UNKNOWN = KnownHistory()
+# The market takes no entry now, whatever the message says: like a limit, that must not keep the closing part back.
+_STATES_OF_MARKET = frozenset({"no_mark_price", "market_closed"})
 
 
 def translate(
@@ -105,7 +110,14 @@ def translate(
             warnings=warnings,
             strategy_history=strategy_history,
         )
-    planned = build_orders(change, signal, settings=settings, market=market, first_leg=first_leg)
+    refusal: RequestRefused | None = None
+    try:
+        planned = build_orders(change, signal, settings=settings, market=market, first_leg=first_leg)
+    except Refused as refused:
+        closing = _closing_part(change, market)
+        if refused.code not in _STATES_OF_MARKET or closing is None:
+            raise
+        planned, refusal = build_orders(closing, signal, settings=settings, market=market, first_leg=first_leg), refused
     check_size(signal, planned.intents, market)
     return Plan(
         symbol=market.symbol,
@@ -114,8 +126,17 @@ def translate(
         overtaken=overtaken,
         warnings=warnings,
         notes=planned.notes,
+        refusal=refusal,
         strategy_history=strategy_history,
     )
+
+
+def _closing_part(change: PositionChange, market: MarketView) -> PositionChange | None:
+    """Of a change that closes the open position and opens the other side, the close; None for any other."""
+    projected = market.projected
+    if change.delta * projected >= 0 or abs(change.delta) <= abs(projected):
+        return None
+    return replace(change, delta=-projected, close_fraction=Decimal(1), target=None)
 
 
 def locate_step(

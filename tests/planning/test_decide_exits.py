@@ -30,7 +30,7 @@ from kekbridge.model import (
 from kekbridge.model.admission import Decision
 from kekbridge.planning.decide import decide
 from kekbridge.risk.check import AccountPolicy
-from tests.trading import BTC, ETH, MARKS, NO_LIMITS, NOW, D, snapshot, webhook
+from tests.trading import BTC, ETH, INSTRUMENTS, MARKS, NO_LIMITS, NOW, D, snapshot, webhook
 
 FULL = RateExcess(retry_after_s=30, is_of_account=False, rates=RateLimits(per_minute=2))
 HELD = D("0.02")
@@ -66,6 +66,13 @@ STATES: Mapping[str, State] = {
     "old mark": State(
         code="no_mark_price",
         account=replace(ACCOUNT, marks={each: Mark(price, NOW - timedelta(hours=1)) for each, price in MARKS.items()}),
+    ),
+    "no mark": State(code="no_mark_price", account=replace(ACCOUNT, marks={})),
+    "markets that are closing": State(
+        code="market_closed",
+        account=replace(
+            ACCOUNT, instruments={each: replace(rules, status="REDUCE_ONLY") for each, rules in INSTRUMENTS.items()}
+        ),
     ),
     "margin": State(code="margin_insufficient", account=replace(ACCOUNT, free_collateral=D(0))),
     "allowed symbols": limit("symbol_not_allowed", allowed_symbols=("SOL",)),
