@@ -74,7 +74,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     action: str | None = None
     symbol: str | None = None
     warnings: tuple[str, ...] = ()
-    #: Counts, as entry or exit, against the webhook's rate limits. False for what was refused: it never became an entry.
+    #: Is an alert of the webhook. False for what is older than allowed: it may be a copy that somebody else sends.
     is_counted: bool = True
     #: Cancel steps to be executed after the commit.
     cancels: tuple[CancelRequest, ...] = ()

@@ -295,7 +295,7 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
         field=refusal.field,
         verdicts=(),
         intents=(),
-        is_counted=False,
+        is_counted=refusal.status != 401,
         is_exit=False,
         action=step.action.value if step else None,
         symbol=storable_text(step.symbol) if step and step.symbol else None,
@@ -375,7 +375,6 @@ def _conclude(
         is_exit=code == RATE_LIMITED or ((bool(plans) or first.all_markets) and all(plan.is_exit for plan in plans)),
         action=first.action.value,
         symbol=symbol,
-        is_counted=status != "refused",
         cancels=cancels,
     )
 

@@ -57,7 +57,7 @@ class StoredAlert(msgspec.Struct, frozen=True, kw_only=True):
     webhook_name: str | None
     #: The sender's `alertId`.
     alert_id: str | None
-    #: Makes a second alert a duplicate; None for one that was refused or rate limited: it claims and counts nothing.
+    #: Makes a second alert a duplicate; None for one that was rate limited: it claims nothing.
     identity: str | None
     #: Hash of the content without timestamp and signature.
     fingerprint: str
@@ -90,7 +90,7 @@ class StoredAlert(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def counts_as_entry(self) -> bool:
         """It counts against the rate limits of entries (store/rate_limits.py): an entry was admitted, or denied by another limit."""
-        return self.identity is not None and not self.is_exit
+        return self.identity is not None and not self.is_exit and self.status != "refused"
 
 
 @dataclass(frozen=True, slots=True)

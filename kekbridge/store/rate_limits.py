@@ -1,7 +1,6 @@
 """Use of the alert rate limits as stored: for reports, and for the daemon's start. The daemon counts in memory (risk/rates.py).
 
-Only alerts with an identity count, as entries if `is_exit` is 0: what was refused never became one, and what the limit itself denied must
-not prolong it.
+As `StoredAlert.counts_as_entry`: what was refused never became an entry, and what the limit itself denied must not prolong it.
 """
 
 from __future__ import annotations
@@ -9,9 +8,12 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from kekbridge.model import RateLimits
 from kekbridge.store import codec
+
+_COUNTED: Final = "identity IS NOT NULL AND status <> 'refused'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class RateUse:
 def newest_times(connection: sqlite3.Connection, webhook_id: str, *, since: datetime, limit: int) -> list[datetime]:
     """Times of receipt of the newest `limit` counted entries of a webhook since a time, oldest first."""
     rows = connection.execute(
-        "SELECT received_at FROM alerts WHERE webhook_id = ? AND is_exit = 0 AND identity IS NOT NULL AND received_at > ?"
+        f"SELECT received_at FROM alerts WHERE webhook_id = ? AND is_exit = 0 AND {_COUNTED} AND received_at > ?"
         " ORDER BY received_at DESC LIMIT ?",
         (webhook_id, codec.time_text(since), limit),
     ).fetchall()
@@ -40,7 +42,7 @@ def newest_times(connection: sqlite3.Connection, webhook_id: str, *, since: date
 def newest_entries(connection: sqlite3.Connection, *, since: datetime, limit: int) -> list[datetime]:
     """Times of receipt of the newest `limit` counted entries of all webhooks since a time, oldest first."""
     rows = connection.execute(
-        "SELECT received_at FROM alerts WHERE received_at > ? AND is_exit = 0 AND identity IS NOT NULL"
+        f"SELECT received_at FROM alerts WHERE received_at > ? AND is_exit = 0 AND {_COUNTED}"
         " ORDER BY received_at DESC LIMIT ?",
         (codec.time_text(since), limit),
     ).fetchall()
@@ -52,7 +54,7 @@ def use_of_webhook(
 ) -> tuple[RateUse, ...]:
     """How much of each window of a webhook is used."""
     counted = (
-        "SELECT count(*) FROM alerts WHERE webhook_id = ? AND is_exit = ? AND identity IS NOT NULL AND received_at > ?"
+        f"SELECT count(*) FROM alerts WHERE webhook_id = ? AND is_exit = ? AND {_COUNTED} AND received_at > ?"
         " AND action IS NOT 'ping'"
     )
 
@@ -67,7 +69,7 @@ def use_of_webhook(
 
 def use_of_account(connection: sqlite3.Connection, rates: RateLimits, now: datetime) -> tuple[RateUse, ...]:
     """How much of each window over all webhooks is used."""
-    counted = "SELECT count(*) FROM alerts WHERE received_at > ? AND is_exit = 0 AND identity IS NOT NULL"
+    counted = f"SELECT count(*) FROM alerts WHERE received_at > ? AND is_exit = 0 AND {_COUNTED}"
     return tuple(
         RateUse(length_s=length, limit=limit, used=int(connection.execute(counted, (opened,)).fetchone()[0]))
         for limit, length, opened in _windows(rates, now)

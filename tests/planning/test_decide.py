@@ -110,9 +110,9 @@ def test_nothing_to_close_is_ignored() -> None:
     assert (decided.status, decided.code, decided.intents) == ("ignored", "nothing_to_close", ())
 
 
-def test_a_refused_message_does_not_claim_its_identity() -> None:
-    """A stale or unsigned message must not use up the id of the genuine one, nor one that cannot be read the room of an entry."""
-    assert not refuse(Refused("symbol_unknown", "no such market")).is_counted
+def test_an_unauthenticated_message_does_not_claim_its_identity() -> None:
+    """A stale or unsigned message must not use up the id of the genuine one, which may still arrive."""
+    assert refuse(Refused("symbol_unknown", "no such market")).is_counted
     assert not refuse(Unauthenticated("timestamp_stale", "too old")).is_counted
 
 

@@ -188,7 +188,7 @@ def test_what_a_rate_limit_left_of_an_alert_does_not_count_as_entry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "is_counted", "is_exit"),
+    ("fields", "is_read", "is_exit"),
     [
         ({"action": "buy", "quantity": "0.01"}, True, False),
         ({"action": "buy", "quantity": "0.01", "symbol": "NOPE"}, False, False),
@@ -204,12 +204,10 @@ def test_what_a_rate_limit_left_of_an_alert_does_not_count_as_entry() -> None:
         ),
     ],
 )
-def test_only_entries_count_and_only_entries_wait(
-    fields: Mapping[str, Any], *, is_counted: bool, is_exit: bool
-) -> None:
+def test_only_entries_count_and_only_entries_wait(fields: Mapping[str, Any], *, is_read: bool, is_exit: bool) -> None:
     """docs/limits.md: the rate limits count entries. What was refused never became one; exits, cancels and pings pass them."""
     found = decided(State(code=""), Message(fields=fields))
-    assert (found.is_counted, found.is_exit) == (is_counted, is_exit)
+    assert (found.status != "refused", found.is_exit) == (is_read, is_exit)
     limited = decided(STATES["rate of the webhook"], Message(fields=fields))
-    is_entry = is_counted and not is_exit
+    is_entry = is_read and not is_exit
     assert (limited.code == "rate_limited") == is_entry

@@ -16,8 +16,11 @@ from tests.stored import store_alert
 TWO_A_MINUTE = RateLimits(per_minute=2, per_hour=0, per_day=0)
 
 
-def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection, book: Book) -> None:
-    """A stale alert may be sent again and succeed: it is not counted. A denied one is."""
+def test_refused_alert_is_not_counted(connection: sqlite3.Connection, book: Book) -> None:
+    """A stale alert may be sent again and succeed, and one with a wrong symbol never became an entry. A denied one is counted."""
+
+    def misread(usage: Usage) -> Decision:
+        return Decision(status="refused", code="symbol_unknown")
 
     def refuse(usage: Usage) -> Decision:
         return Decision(status="refused", code="timestamp_stale", is_counted=False)
@@ -25,8 +28,9 @@ def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection, b
     def deny(usage: Usage) -> Decision:
         return Decision(status="denied", code="daily_limit")
 
-    for decide in (refuse, deny):
+    for decide in (refuse, misread, deny):
         store_alert(book, decide=decide)
+    assert len(book.rates._times["hook"]) == 1
     (use,) = rate_limits.use_of_account(connection, TWO_A_MINUTE, NOW)
     assert (use.length_s, use.limit, use.used) == (60, 2, 1)
     found = rate_limits.newest_times(connection, "hook", since=NOW - timedelta(1), limit=9)
