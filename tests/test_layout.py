@@ -55,6 +55,13 @@ def test_class_names_are_unique() -> None:
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
+def test_no_file_has_marks_of_a_merge() -> None:
+    """What a merge left unresolved is found in code by its parser, in documents by nothing else."""
+    files = [ROOT / "README.md", ROOT / "config.example.toml", *PACKAGE.rglob("*.md"), *PACKAGE.rglob("*.yaml")]
+    marks = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert [file.name for file in files if marks.search(file.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda each: str(each.relative_to(ROOT)))
 def test_packages_and_modules_have_a_docstring(package: Path) -> None:
     """The first line says what it is for, in one sentence."""
