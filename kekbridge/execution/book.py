@@ -721,7 +721,7 @@ class Book:
             if order.webhook_id != webhook_id and not order.intent.may_rest:
                 reserved = reservation_of(order)
                 others += ZERO if reserved is None else reserved.quantity
-        return HeldByOthers(webhooks=others, by_hand=held.by_hand)
+        return HeldByOthers(webhooks=others)
 
     def kept_from(self, order: Order, position: Decimal) -> HeldByOthers:
         """What an order that is about to be sent must leave of a position, as the exchange shows it.
@@ -740,7 +740,7 @@ class Book:
             if is_sent and is_exit:
                 known = max(other.executed_quantity, self._recorded.get(other.client_order_id, ZERO))
                 leaving += max(other.intent.quantity - known, ZERO) * other.intent.side.sign
-        return HeldByOthers(webhooks=held.webhooks - leaving, by_hand=held.by_hand)
+        return HeldByOthers(webhooks=held.webhooks - leaving)
 
     def load_recorded(self, order: Order, quantity: Decimal) -> None:
         """Take over the quantity of the recorded fills of an unfinished or incomplete order."""

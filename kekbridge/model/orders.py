@@ -98,9 +98,7 @@ class PositionPart(StrEnum):
 
     #: All of it: what a trader orders by hand, and alerts that say nothing of their strategy's position.
     WHOLE = "whole"
-    #: Without what other webhooks hold.
-    NOT_OTHERS = "not_others"
-    #: Without what other webhooks hold and what was opened by hand.
+    #: Without what other webhooks hold; what was opened by hand counts, so that no exit leaves it open.
     OWN = "own"
 
 
@@ -109,14 +107,12 @@ class HeldByOthers(Struct, frozen=True):
 
     #: Of other webhooks.
     webhooks: Decimal = ZERO
-    #: Opened by hand or elsewhere, by orders that are not ours.
-    by_hand: Decimal = ZERO
 
     def left(self, position: Decimal, part: PositionPart) -> Decimal:
         """That part of a signed position: never more than all of it, never on its other side."""
         if part is PositionPart.WHOLE or position == 0:
             return position
-        own = position - self.webhooks - (self.by_hand if part is PositionPart.OWN else ZERO)
+        own = position - self.webhooks
         if own * position <= 0:
             return ZERO
         return own if abs(own) < abs(position) else position

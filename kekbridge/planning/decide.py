@@ -207,7 +207,7 @@ def is_out_of_order(
         if webhook.settings.follow != "position":
             return is_without_its_start(step.target, market.seen_as(PositionPart.OWN))
         _, newer = locate_step(step, webhook.settings, market, KnownHistory(alert.fired_at, usage.strategy_histories))
-        return newer is None and has_drifted(step, market.seen_as(PositionPart.NOT_OTHERS))
+        return newer is None and has_drifted(step, market.seen_as(PositionPart.OWN))
     except RequestRefused:
         return False
 

@@ -197,11 +197,10 @@ def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, m
 
     What was opened by hand is such a difference; what other webhooks hold is none.
     """
-    all_but_others = market.seen_as(PositionPart.NOT_OTHERS)
-    view = all_but_others if settings.resync else market.seen_as(PositionPart.OWN)
+    view = market.seen_as(PositionPart.OWN)
     remark = "it is corrected" if settings.resync else "resync is off: only the step counts"
-    drift = _drift_warnings(target, all_but_others, remark)
-    if not settings.resync and _drift_warnings(target, view, ""):
+    drift = _drift_warnings(target, view, remark)
+    if drift and not settings.resync:
         change = _own_step(signal, target, market)
         if _has_overtaken_its_close(target, view):
             change = replace(change, delta=change.delta - view.projected, part=view.part)
@@ -219,7 +218,7 @@ def _to_wanted_position(
     Zero while nothing is open means an ordinary order there. It is one here only in signal mode, and only if the strategy did not hold
     anything by its own messages: the exit of a position that its stop has closed must not open the other side.
     """
-    account, market = market, market.seen_as(PositionPart.NOT_OTHERS)
+    account, market = market, market.seen_as(PositionPart.OWN)
     now = _units(target.signed, market)
     is_plain_order = now == 0 and market.projected == 0 and signal.quantity is not None and not last
     if is_plain_order and settings.follow != "position":
@@ -235,7 +234,7 @@ def _catch_up(
     Its own change is made up for as far as it leads to the newer position. With `resync` the whole difference to that position is
     traded, unless it would open something against the step's own direction.
     """
-    market = market.seen_as(PositionPart.NOT_OTHERS if settings.resync else PositionPart.OWN)
+    market = market.seen_as(PositionPart.OWN)
     newest = _units(newer.now, market)
     now, before = _units(target.signed, market), _before(target, market)
     direction = 0 if before is None and signal.action not in _TRADES else _direction(signal, now, before)
@@ -327,13 +326,8 @@ def _held_elsewhere(market: MarketView) -> str | None:
     """Why a view of the webhook's part is empty; None if nothing of the position is somebody else's."""
     if market.part is PositionPart.WHOLE or market.projected != 0:
         return None
-    base, others, by_hand = market.instrument.base, abs(market.others.webhooks), abs(market.others.by_hand)
-    opened = f"{format_12dp(by_hand)} {base} were not opened by this webhook; a close without marketPosition closes them, too"
-    if others and by_hand:
-        return f"other webhooks hold {format_12dp(others)} {base}, and {opened}"
-    if others:
-        return f"other webhooks hold all of the {format_12dp(others)} {base}"
-    return opened if by_hand else None
+    others = abs(market.others.webhooks)
+    return f"other webhooks hold all of the {format_12dp(others)} {market.instrument.base}" if others else None
 
 
 def _change_in_direction(target: Decimal, market: MarketView, direction: int) -> PositionChange:

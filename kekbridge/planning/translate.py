@@ -149,7 +149,7 @@ def locate_step(
     follows = settings.follow == "position" or signal.is_wanted_position
     if not follows or signal.target is None or history.fired_at is None:
         return None, None
-    held = ROUND_DOWN_CONTEXT.multiply(market.seen_as(PositionPart.NOT_OTHERS).projected, market.unit_factor)
+    held = ROUND_DOWN_CONTEXT.multiply(market.seen_as(PositionPart.OWN).projected, market.unit_factor)
     return add_step(history.strategy_histories.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
 
 

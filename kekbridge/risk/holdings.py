@@ -70,7 +70,10 @@ class Holdings:
         self._held[symbol] = _settled(changed)
 
     def of_others(self, symbol: str, holder: str, *, position: Decimal) -> HeldByOthers:
-        """What a webhook does not hold of a position, as far as the recorded fills tell.
+        """What other webhooks hold of a position, as far as the recorded fills tell.
+
+        What was opened by hand is nobody's: whichever webhook closes next may close it. An exit of a strategy that was entered by hand, or
+        whose orders the database has lost, must not leave its position open.
 
         Of a position that is larger than the fills lead to, the rest counts as the webhook's, so that nothing is left open on a guess. Of
         a smaller one (a fill that is not known yet) it keeps what it has bought or sold, so that no exit is held back by one.
@@ -79,13 +82,12 @@ class Holdings:
         total = sum(held.values(), ZERO)
         if total * position <= 0:
             return HeldByOthers()
-        own, by_hand = held.get(holder, ZERO), held.get(NOBODY, ZERO)
-        webhooks = total - own - by_hand
+        own = held.get(holder, ZERO)
+        webhooks = total - own - held.get(NOBODY, ZERO)
         if abs(position) < abs(total):
             left = position - min(abs(own), abs(position)).copy_sign(position)
             webhooks = min(abs(webhooks), abs(left)).copy_sign(position)
-            by_hand = left - webhooks
-        return HeldByOthers(webhooks=webhooks, by_hand=by_hand)
+        return HeldByOthers(webhooks=webhooks)
 
     def total(self, symbol: str) -> Decimal:
         """The position that the recorded fills lead to, signed."""

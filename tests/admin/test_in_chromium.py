@@ -185,7 +185,7 @@ async def test_a_webhook_from_its_creation_to_its_first_trade(visit: Visit) -> N
     await visit.goto("/webhooks")
     await page.press("a[href='/webhooks/new']")
     await page.fill("[name=name]", "from-page")
-    await page.fill("[name=max_order_size]", "1e5")
+    await page.fill("[name=max_order_size]", "1 BTC")
     await page.fill("[name=allowed_symbols]", "BTC,ETH")
     await page.press("main form button")
     assert "1 field is wrong" in await page.text()

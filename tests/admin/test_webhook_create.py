@@ -15,10 +15,10 @@ async def test_a_webhook_is_created(browser: Browser) -> None:
     assert "New webhook" in await browser.page("/webhooks")
     assert 'name="max_notional"' in await browser.page("/webhooks/new")
     status, page = await browser.post(
-        "/webhooks/new", key=key, name="from <page>", max_order_size="1e5", allowed_symbols="BTC"
+        "/webhooks/new", key=key, name="from <page>", max_order_size="1 BTC", allowed_symbols="BTC"
     )
     assert status == 422
-    for words in ("2 fields are wrong", "from &lt;page&gt;", 'value="1e5"', 'value="BTC"', "1 to 64 letters"):
+    for words in ("2 fields are wrong", "from &lt;page&gt;", 'value="1 BTC"', 'value="BTC"', "1 to 64 letters"):
         assert words in page
     status, page = await browser.post("/webhooks/new", key=key, name="main")
     assert (status, "A webhook named main already exists" in page) == (422, True)

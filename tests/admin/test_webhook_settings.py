@@ -46,7 +46,7 @@ def test_an_entry_is_an_option_of_the_command(parameter: str, text: str, given: 
 def test_all_wrong_entries_are_named_at_once() -> None:
     """By field, in the words of the command line without its options; what is right is not lost."""
     entered = {
-        "max_order_size": "1e5",
+        "max_order_size": "1 BTC",
         "daily_orders": "7",
         "cooldown": "soon",
         "rate_per_minute": "",
@@ -55,7 +55,7 @@ def test_all_wrong_entries_are_named_at_once() -> None:
     changes, errors = read_changes(entered, BEFORE)
     assert changes == {"daily_orders": "7"}
     assert errors.keys() == {"max_order_size", "cooldown", "rate_per_minute", "lock"}
-    assert errors["max_order_size"] == "Found '1e5', expected a positive decimal number such as 1.5"
+    assert errors["max_order_size"] == "Found '1 BTC', expected a positive decimal number such as 1.5"
 
 
 def test_an_error_of_the_operation_finds_its_field() -> None:
@@ -83,12 +83,12 @@ async def test_a_refused_form_is_shown_again(browser: Browser) -> None:
     database = browser.bridge.daemon.database
     webhook = await database.read(webhooks.find, "main")
     base = f"/webhooks/{webhook.id}"
-    entered = {"max_order_size": "1e5", "daily_orders": "7", "allowed_symbols": "BTC"}
+    entered = {"max_order_size": "1 BTC", "daily_orders": "7", "allowed_symbols": "BTC"}
     status, page = await browser.post(f"{base}/limits", key=key, **entered)
     assert status == 422
     for words in (
         "1 field is wrong",
-        'value="1e5"',
+        'value="1 BTC"',
         'value="7"',
         "expected a positive decimal number",
         'data-unsaved="changed"',

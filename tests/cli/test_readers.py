@@ -51,7 +51,7 @@ def test_every_code_is_explained(run: Any) -> None:
         ("orderly:-1105", "too far from the mark price"),
         ("orderly:http-502", "HTTP status 502"),
         ("orderly:-9999", "does not document"),
-        ("rate_limited", "Too many alerts"),
+        ("rate_limited", "Too many entries"),
     ],
 )
 def test_codes_that_logs_print_are_explained(run: Any, code: str, meaning: str) -> None:

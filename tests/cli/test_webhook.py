@@ -218,7 +218,7 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--max-order-size", "1e3"), "--max-order-size: found '1e3', expected a positive decimal number"),
+        (("--max-order-size", "1k"), "--max-order-size: found '1k', expected a positive decimal number"),
         (("--max-order-size", "0"), "--max-order-size"),
         (("--allowed-symbols", "BTCUSDT"), "write the base (BTC)"),
         (("--allowed-symbols", "BTCUSD"), "write the base (BTC)"),

@@ -197,7 +197,6 @@ async def test_a_lost_answer_closes_once(bridge: Bridge) -> None:
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"symbol": "BTCUSDT"}, "symbol: found 'BTCUSDT'"),
         ({"quantity": D(0)}, "quantity: found 0"),
         ({"share": D(101)}, "share: found 101"),
         ({"share": D(10), "quantity": D(1)}, "at most one"),

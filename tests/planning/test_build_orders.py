@@ -79,7 +79,6 @@ def test_an_exit_never_reverses_a_position(held: Decimal, quantity: Decimal, sha
 @given(
     position=st.decimals(-9, 9, places=5),
     others=st.decimals(-9, 9, places=5),
-    by_hand=st.decimals(-9, 9, places=5),
     quantity=amounts,
     share=st.none() | st.decimals("0.01", 1, places=2),
     target=st.none() | st.just(D(0)),
@@ -87,13 +86,12 @@ def test_an_exit_never_reverses_a_position(held: Decimal, quantity: Decimal, sha
 def test_an_exit_of_its_own_part_leaves_what_others_hold(
     position: Decimal,
     others: Decimal,
-    by_hand: Decimal,
     quantity: Decimal,
     share: Decimal | None,
     target: Decimal | None,
 ) -> None:
     """Whatever has changed since it was planned: at most the webhook's part of the real position is closed."""
-    held = HeldByOthers(webhooks=others, by_hand=by_hand)
+    held = HeldByOthers(webhooks=others)
     for part in PositionPart:
         intent = exit_order(str(quantity), close_fraction=share, target_quantity=target, part=part)
         resized = resize(intent, snapshot({BTC: str(position)}), held=held)

@@ -30,10 +30,9 @@ def plan(
     history: StrategyHistory | None = None,
     at_s: int = 0,
     others: Decimal = Decimal(0),
-    by_hand: Decimal = Decimal(0),
     **settings: Any,
 ) -> Plan:
-    """The plan of a one-step message with `held` BTC; `at_s`: when it fired; `others`, `by_hand`: what of it is not the webhook's."""
+    """The plan of a one-step message with `held` BTC; `at_s`: when it fired; `others`: what of it other webhooks hold."""
     chosen = WebhookSettings(**settings)
     time = NOW + timedelta(seconds=at_s)
     body = {"symbol": "BTCUSDT.P", "timestamp": time.isoformat(), **fields}
@@ -41,7 +40,7 @@ def plan(
     (step,) = interpret(message, chosen).steps
     known = KnownHistory(fired_at(message, chosen.profile), {BTC: history} if history else {})
     account = snapshot({BTC: held} if D(held) else {})
-    elsewhere = HeldByOthers(webhooks=others, by_hand=by_hand)
+    elsewhere = HeldByOthers(webhooks=others)
     return translate(step, settings=chosen, snapshot=account, others=lambda *_: elsewhere, history=known)
 
 
@@ -88,24 +87,24 @@ STATED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("others", "by_hand"), [("0", "0"), ("0.1", "0"), ("0.3", "0"), ("0", "0.1"), ("0.07", "0.2")])
+@pytest.mark.parametrize("others", ["0", "0.1", "0.3"])
 @pytest.mark.parametrize("follow", ["signal", "position"])
 @pytest.mark.parametrize(("fields", "of_own", "of_nothing"), STATED)
 def test_what_a_strategy_states_is_about_its_own_part(
-    fields: dict[str, Any], of_own: str, of_nothing: str, follow: str, others: str, by_hand: str
+    fields: dict[str, Any], of_own: str, of_nothing: str, follow: str, others: str
 ) -> None:
-    """Whatever other webhooks and the trader's hand hold stays, also if the webhook's stop has closed its part before."""
-    elsewhere = D(others) + D(by_hand)
+    """What other webhooks hold stays, also if the webhook's stop has closed its part before."""
+    elsewhere = D(others)
     for own, wanted in (("0.1", of_own), ("0", of_nothing)):
         held = str(D(own) + elsewhere)
-        planned = plan(fields, held, others=D(others), by_hand=D(by_hand), follow=follow)
+        planned = plan(fields, held, others=D(others), follow=follow)
         assert after(planned, held) == D(wanted) + elsewhere
         exits = sum((intent.quantity for intent in planned.intents if intent.reduce_only), D(0))
         assert exits <= D(own)
 
 
-@pytest.mark.parametrize(("others", "by_hand"), [("0.3", "0"), ("0", "0.3"), ("0.1", "0.2")])
-def test_what_says_nothing_of_a_strategy_means_the_account(others: str, by_hand: str) -> None:
+@pytest.mark.parametrize("others", ["0.3", "0.1", "0"])
+def test_what_says_nothing_of_a_strategy_means_the_account(others: str) -> None:
     """A plain close, an exit word, a flip, a reduce-only order: all that is open, whoever opened it."""
     for fields, wanted in (
         ({"action": "close"}, "0"),
@@ -115,13 +114,13 @@ def test_what_says_nothing_of_a_strategy_means_the_account(others: str, by_hand:
         ({"action": "sell", "quantity": "0.2", "reduceOnly": True}, "0.1"),
         ({"action": "flip"}, "-0.3"),
     ):
-        assert after(plan(fields, "0.3", others=D(others), by_hand=D(by_hand)), "0.3") == D(wanted)
+        assert after(plan(fields, "0.3", others=D(others)), "0.3") == D(wanted)
 
 
 def test_resync_corrects_what_was_opened_by_hand() -> None:
     """It is a difference between strategy and account; what other webhooks hold is none, in no mode."""
     fields = {"action": "sell", "quantity": "0.05", **LONG, **HALF}
-    settings: dict[str, Any] = {"others": D("0.2"), "by_hand": D("0.3"), "follow": "position"}
+    settings: dict[str, Any] = {"others": D("0.2"), "follow": "position"}
     corrected = plan(fields, "0.6", resync=True, **settings)
     assert after(corrected, "0.6") == D("0.25")
     assert any(
@@ -130,7 +129,7 @@ def test_resync_corrects_what_was_opened_by_hand() -> None:
     reported = plan(fields, "0.6", **settings)
     assert after(reported, "0.6") == D("0.55")
     assert any("only the step counts" in text for text in reported.warnings)
-    assert plan(fields, "0.3", others=D("0.2"), follow="position").warnings == ()
+    assert plan(fields, "0.3", **settings).warnings == ()
 
 
 @pytest.mark.parametrize("own", ["0.1", "0"])
@@ -149,14 +148,9 @@ def test_the_side_of_a_strategy_beside_another_webhook() -> None:
         "prevMarketPositionSize": "0.1",
         **FLAT,
     }
-    for others, by_hand, text in (
-        ("0.3", "0", "other webhooks hold all of the 0.3 BTC"),
-        ("0", "0.3", "0.3 BTC were not opened by this webhook"),
-        ("0.1", "0.2", "other webhooks hold 0.1 BTC, and 0.2 BTC were not opened"),
-    ):
-        planned = plan(fields, "0.3", others=D(others), by_hand=D(by_hand))
-        assert (planned.intents, planned.ignored_code) == ((), "nothing_to_close")
-        assert any(text in warning for warning in planned.warnings)
+    planned = plan(fields, "0.3", others=D("0.3"))
+    assert (planned.intents, planned.ignored_code) == ((), "nothing_to_close")
+    assert any("other webhooks hold all of the 0.3 BTC" in warning for warning in planned.warnings)
 
 
 def after(planned: Plan, held: str = "0") -> Decimal:

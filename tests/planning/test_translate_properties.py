@@ -176,7 +176,7 @@ def test_exits_come_first_and_never_reverse(
 @given(
     step=signals(),
     held=positions,
-    elsewhere=st.tuples(positions, positions),
+    elsewhere=positions,
     market=rules,
     webhook_settings=settings,
     states_position=st.booleans(),
@@ -184,14 +184,14 @@ def test_exits_come_first_and_never_reverse(
 def test_what_a_strategy_states_closes_nothing_of_others(
     step: Signal,
     held: Decimal,
-    elsewhere: tuple[Decimal, Decimal],
+    elsewhere: Decimal,
     market: Instrument,
     webhook_settings: WebhookSettings,
     states_position: bool,
 ) -> None:
     """Whatever others hold and however the step is sized: its exits are at most the part that they are of."""
     step = replace(step, states_position=states_position or step.target is not None)
-    others = HeldByOthers(*elsewhere)
+    others = HeldByOthers(elsewhere)
     account = snapshot({BTC: str(held)}, instruments={BTC: market})
     try:
         planned = translate(step, settings=webhook_settings, snapshot=account, others=lambda *_: others)

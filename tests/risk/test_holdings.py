@@ -62,23 +62,23 @@ def test_what_a_foreign_fill_opens_is_nobodys(fills: list[Fill], wanted: dict[st
 
 
 @pytest.mark.parametrize(
-    ("holder", "position", "webhooks", "by_hand"),
+    ("holder", "position", "webhooks"),
     [
-        ("a", 6, 2, 3),
-        ("b", 6, 1, 3),
-        ("c", 6, 3, 3),
-        ("a", 7, 2, 3),  # what no fill explains is left to the webhook
-        ("a", 5, 2, 2),  # some fill is not known yet: the webhook keeps its own
-        ("a", 2, 1, 0),
-        ("c", 2, 2, 0),
-        ("a", 0, 0, 0),
-        ("a", -6, 0, 0),
+        ("a", 6, 2),
+        ("b", 6, 1),
+        ("c", 6, 3),
+        ("a", 7, 2),  # what no fill explains is left to the webhook
+        ("a", 5, 2),  # some fill is not known yet: the webhook keeps its own
+        ("a", 2, 1),
+        ("c", 2, 2),
+        ("a", 0, 0),
+        ("a", -6, 0),
     ],
 )
-def test_what_others_hold(holder: str, position: int, webhooks: int, by_hand: int) -> None:
+def test_what_others_hold(holder: str, position: int, webhooks: int) -> None:
     """Also where the holdings do not add up to the position; nothing is known of a position on the other side."""
     found = held(("a", 1), ("b", 2), (NOBODY, 3)).of_others(BTC, holder, position=Decimal(position))
-    assert found == HeldByOthers(webhooks=Decimal(webhooks), by_hand=Decimal(by_hand))
+    assert found == HeldByOthers(webhooks=Decimal(webhooks))
     assert held(("a", 1)).of_others("PERP_ETH_USDC", "b", position=Decimal(1)) == HeldByOthers()
 
 
