@@ -75,14 +75,15 @@ class Holdings:
         What was opened by hand is nobody's: whichever webhook closes next may close it. An exit of a strategy that was entered by hand, or
         whose orders the database has lost, must not leave its position open.
 
-        Of a position that is larger than the fills lead to, the rest counts as the webhook's, so that nothing is left open on a guess. Of
-        a smaller one (a fill that is not known yet) it keeps what it has bought or sold, so that no exit is held back by one.
+        Where these do not lead to the position (one is not known yet, or the exchange has closed or moved something without a trade),
+        nothing is left open on a guess: of a larger position the rest counts as the webhook's, of a smaller one it keeps what it has bought
+        or sold, and for a webhook without any of it others hold nothing.
         """
         held = self._held.get(symbol, {})
         total = sum(held.values(), ZERO)
-        if total * position <= 0:
-            return HeldByOthers()
         own = held.get(holder, ZERO)
+        if total * position <= 0 or (own == 0 and total != position):
+            return HeldByOthers()
         webhooks = total - own - held.get(NOBODY, ZERO)
         if abs(position) < abs(total):
             left = position - min(abs(own), abs(position)).copy_sign(position)

@@ -332,11 +332,12 @@ async def test_pages_change_in_place(visit: Visit) -> None:
     await page.until("document.querySelector('.dot').textContent === 'live'")
     await page.evaluate("window.isSamePage = true; document.querySelector('.more summary').click()")
     await bridge.send(action="buy", quantity="0.01")
-    _, resting = await bridge.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    fields = {"orderType": "limit", "limitPrice": "90000", "reduceOnly": True}  # a halt leaves resting exits
+    _, resting = await bridge.send(action="sell", quantity="0.01", **fields)
     await page.until("document.querySelector('#live-alerts tbody')?.rows.length === 2")
     await page.until("document.querySelector('#live-alerts').innerText.includes('filled')")
     await page.until("document.querySelector('#live-positions').innerText.includes('BTC')")
-    await page.until("document.querySelector('#live-orders').innerText.includes('30,000')")
+    await page.until("document.querySelector('#live-orders').innerText.includes('90,000')")
     focused = "document.querySelector('#live-orders td.buttons a').focus(), document.activeElement.innerText"
     assert await page.evaluate(focused) == "Cancel…"
     await bridge.set_state(TradingState.HALTED)

@@ -70,7 +70,8 @@ def test_what_a_foreign_fill_opens_is_nobodys(fills: list[Fill], wanted: dict[st
         ("a", 7, 2),  # what no fill explains is left to the webhook
         ("a", 5, 2),  # some fill is not known yet: the webhook keeps its own
         ("a", 2, 1),
-        ("c", 2, 2),
+        ("c", 2, 0),  # whose it is is not known: nothing stays open on a guess
+        ("c", 7, 0),
         ("a", 0, 0),
         ("a", -6, 0),
     ],
@@ -87,13 +88,14 @@ def test_what_others_hold(holder: str, position: int, webhooks: int) -> None:
     position=st.integers(-20, 20).map(Decimal),
 )
 def test_parts_of_webhooks_are_at_most_the_position(fills: list[Fill], position: Decimal) -> None:
-    """Whatever is known: each part is on the position's side and at most all of it; where the fills explain it, the parts add up to it."""
+    """Whatever is known: each part is on the position's side and at most all of it; where the fills explain it, all but the other's."""
     made = held(*fills)
     parts = {name: made.of_others(BTC, name, position=position).left(position, PositionPart.OWN) for name in "ab"}
     assert all(part * position >= 0 and abs(part) <= abs(position) for part in parts.values())
     if position and made.total(BTC) == position:
         known = made.comparable()[BTC]
-        assert parts == {name: known.get(name, 0) for name in "ab"}
+        for name, other in ("ab", "ba"):
+            assert parts[name] == HeldByOthers(Decimal(known.get(other, 0))).left(position, PositionPart.OWN)
 
 
 def test_total_is_the_position_that_fills_lead_to() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from kekbridge.model import Mode
+from kekbridge.model import Mode, Side
 from kekbridge.webhooks import registry
 from tests.alert_cases import (
     CASES,
@@ -26,6 +26,7 @@ from tests.alert_cases import (
     settings_of,
 )
 from tests.bridge import Bridge, running_bridge
+from tests.waiting import until
 
 _GROUPS = 12
 _PLAYED = sorted(CASES)
@@ -66,8 +67,8 @@ async def send(bridge: Bridge, delivery: Delivery) -> CaseAnswer:
 
 async def play(bridge: Bridge, case: dict[str, Any]) -> CaseResult:
     prior = prior_positions(case)
-    await bridge.control("positions", {symbol: str(size) for symbol, size in prior.items()})
-    await bridge.until_positions(prior)
+    await _trade_to(bridge, {})  # what webhooks of earlier cases hold is theirs
+    await _trade_to(bridge, prior)
     earlier = {algo["algo_order_id"] for algo in (await bridge.control("state"))["open_algo_orders"]}
     keys = add_webhooks(bridge, case)
     gap_s = case.get("send", {}).get("gap_s", 0)
@@ -75,8 +76,7 @@ async def play(bridge: Bridge, case: dict[str, Any]) -> CaseResult:
     answers: list[CaseAnswer] = []
     for each in deliveries(case, keys, now=bridge.clock()):
         if isinstance(each, PositionSet):
-            await bridge.control("positions", {symbol: str(size) for symbol, size in each.positions.items()})
-            await bridge.until_positions(each.positions)
+            await _trade_to(bridge, each.positions)
         elif gap_s:
             sending.append(asyncio.create_task(send(bridge, each)))
             await asyncio.sleep(gap_s)
@@ -88,6 +88,21 @@ async def play(bridge: Bridge, case: dict[str, Any]) -> CaseResult:
     held = {symbol: Decimal(size) for symbol, size in state["positions"].items() if Decimal(size)}
     new = [algo for algo in state["open_algo_orders"] if algo["algo_order_id"] not in earlier]
     return CaseResult(answers, held, _protection(new))
+
+
+async def _trade_to(bridge: Bridge, wanted: Mapping[str, Decimal]) -> None:
+    """Trade to these positions by hand, so that the fills lead to them."""
+    held = await bridge.positions()
+    for symbol in held.keys() | wanted.keys():
+        change = wanted.get(symbol, Decimal(0)) - held.get(symbol, Decimal(0))
+        if change:
+            side = Side.BUY if change > 0 else Side.SELL
+            await bridge.place_elsewhere(symbol=symbol, side=side, quantity=abs(change))
+    await bridge.until_positions(wanted)
+    book = bridge.daemon.trading.book
+    await until(
+        lambda: all(book.holdings.total(symbol) == wanted.get(symbol, 0) for symbol in held.keys() | wanted.keys())
+    )
 
 
 def _protection(algo_orders: list[dict[str, Any]]) -> list[tuple[str, Decimal]]:

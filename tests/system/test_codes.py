@@ -262,16 +262,13 @@ async def _used_up(bridge: Bridge) -> dict[str, int]:
         status, answer = await bridge.send(webhook, **fields)
         assert answer.get("code") == code, (code, answer)
         met[code] = status
-    await bridge.set_positions(BTC="1")
-    status, answer = await bridge.send(
-        "following", **{**LONG, "action": "buy", "quantity": "1", "prevMarketPosition": "flat"}
-    )
+    await bridge.set_positions(BTC="1", SOL="1")
+    opened = {**LONG, "symbol": "SOLUSDT.P", "action": "buy", "quantity": "1", "prevMarketPosition": "flat"}
+    status, answer = await bridge.send("following", **opened)
     assert answer.get("code") == "already_in_position", answer
     met["already_in_position"] = status
     earlier = (bridge.clock() - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    status, answer = await bridge.send(
-        "following", **{**LONG, "action": "buy", "quantity": "1", "prevMarketPosition": "flat", "timestamp": earlier}
-    )
+    status, answer = await bridge.send("following", **{**opened, "timestamp": earlier})
     assert answer.get("code") == "out_of_date", answer
     met["out_of_date"] = status
     await bridge.daemon.operator_services.equity.run()

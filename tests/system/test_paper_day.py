@@ -68,8 +68,9 @@ async def _drift_and_resync(bridge: Bridge) -> None:
     await order(bridge, "-0.05", webhook="follower", alertId="drifted", **position)
     [stored] = [one for one in (await bridge.daemon.database.read(alerts.search)).alerts if one.alert_id == "drifted"]
     assert any(warning.startswith("drift: the strategy held 0.1") for warning in stored.warnings)
-    await order(bridge, "0.15", webhook="resyncing", alertId="resynced", **position)
-    await order(bridge, "0.05", webhook="main", action="sell", quantity="0.1", reduceOnly=True)
+    # Beside the -0.05 of the other two.
+    await order(bridge, "0.10", webhook="resyncing", alertId="resynced", **position)
+    await order(bridge, "0.05", webhook="main", action="sell", quantity="0.05", reduceOnly=True)
 
 
 async def _daily_limit_is_breached(bridge: Bridge) -> None:

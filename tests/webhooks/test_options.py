@@ -46,7 +46,7 @@ def test_a_limit_has_one_name(row: Row) -> None:
 @pytest.mark.parametrize(
     ("parameter", "text", "found"),
     [
-        ("max_order_size", "1e5", "'1e5'"),
+        ("max_order_size", "1 BTC", "'1 BTC'"),
         ("max_leverage", "200", "'200'"),
         ("cooldown", "soon", "'soon'"),
         ("max_drawdown", "120%", "'120%'"),
