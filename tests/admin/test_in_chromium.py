@@ -332,7 +332,11 @@ async def test_pages_change_in_place(visit: Visit) -> None:
     await page.until("document.querySelector('.dot').textContent === 'live'")
     await page.evaluate("window.isSamePage = true; document.querySelector('.more summary').click()")
     await bridge.send(action="buy", quantity="0.01")
-    fields = {"orderType": "limit", "limitPrice": "90000", "reduceOnly": True}  # a halt leaves resting exits
+    fields: dict[str, Any] = {
+        "orderType": "limit",
+        "limitPrice": "90000",
+        "reduceOnly": True,
+    }  # a halt leaves resting exits
     _, resting = await bridge.send(action="sell", quantity="0.01", **fields)
     await page.until("document.querySelector('#live-alerts tbody')?.rows.length === 2")
     await page.until("document.querySelector('#live-alerts').innerText.includes('filled')")
