@@ -7,7 +7,7 @@ rest is not: it ends here (core rule: what an exit of the whole position, or a n
 from __future__ import annotations
 
 from kekbridge.alerts.signal import Action, QuantityType, Signal
-from kekbridge.model import OvertakenEntries, Side, WebhookSettings
+from kekbridge.model import OvertakenEntries, PositionPart, Side, WebhookSettings
 from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.target import PositionChange, has_drifted, side_of
 
@@ -48,7 +48,9 @@ def _is_absolute(signal: Signal, settings: WebhookSettings, market: MarketView) 
     """True if the account moves to the step's position, whatever came before; False if only the step's own change counts."""
     if signal.is_wanted_position:
         return True
-    return settings.follow == "position" and (settings.resync or not has_drifted(signal, market))
+    return settings.follow == "position" and (
+        settings.resync or not has_drifted(signal, market.seen_as(PositionPart.OWN))
+    )
 
 
 def _of_own_action(

@@ -180,7 +180,7 @@ def _flip(signal: Signal, market: MarketView) -> PositionChange:
 
 
 def _apply_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
-    """Signal mode: apply the strategy's own step to the account's position; an earlier difference is reported."""
+    """Signal mode: apply the strategy's own step; an earlier difference is reported. What other webhooks hold is none."""
     change = _own_step(signal, target, market)
     if target.size != 0:
         remark = "only the strategy's own step counts on this webhook"
@@ -188,7 +188,7 @@ def _apply_step(signal: Signal, target: TargetPosition, market: MarketView) -> P
         remark = "the whole position is closed"
     else:
         remark = "only what this webhook holds is closed"
-    drift = _drift_warnings(target, market, remark)
+    drift = _drift_warnings(target, market.seen_as(PositionPart.OWN), remark)
     return replace(change, warnings=drift + change.warnings)
 
 

@@ -48,7 +48,7 @@ def plan(
     ("held", "others", "afterwards", "warning"),
     [
         ("0.3", "0", "0", "the whole position is closed"),
-        ("0.3", "0.2", "0.2", "only what this webhook holds is closed"),
+        ("0.4", "0.2", "0.2", "only what this webhook holds is closed"),
         ("0.2", "0.2", "0.2", "other webhooks hold all of"),
         ("0.2", "0.5", "0.2", "other webhooks hold all of"),
         ("0.3", "-0.2", "0", "the whole position is closed"),
@@ -130,6 +130,15 @@ def test_resync_corrects_what_was_opened_by_hand() -> None:
     assert after(reported, "0.6") == D("0.55")
     assert any("only the step counts" in text for text in reported.warnings)
     assert plan(fields, "0.3", **settings).warnings == ()
+
+
+@pytest.mark.parametrize("follow", ["signal", "position"])
+def test_what_other_webhooks_hold_is_no_drift(follow: str) -> None:
+    """Its advice, to close or open the difference by hand, would close what is theirs."""
+    fields = {"action": "buy", "quantity": "0.05", "prevMarketPosition": "flat", "prevMarketPositionSize": "0", **HALF}
+    assert plan(fields, "0.3", others=D("0.3"), follow=follow).warnings == ()
+    (text,) = plan(fields, "0.3", others=D("0.2"), follow=follow).warnings
+    assert "before this alert, the account 0.1 beside what other webhooks hold" in text
 
 
 @pytest.mark.parametrize("own", ["0.1", "0"])
