@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -30,6 +30,7 @@ from kekbridge.store import facts, journal
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import from_json, storable, time_text, to_json
 from kekbridge.store.facts import AlertFact, ExitsFact, FillFact, OrderFact, OwnedFill, PlainFact, ResponseFact
+from tests.examples import examples
 
 AMOUNTS = st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30"))
 TIMES = st.datetimes(
@@ -162,6 +163,7 @@ def at_of(entry: journal.Entry) -> str:
     return time_text(entry.at)
 
 
+@settings(max_examples=examples(40))
 @given(ALERT_FACTS)
 def test_alert_reads_back_equal(fact: AlertFact) -> None:
     """With its orders, cancel steps, histories, message and request; text and digests agree, so that the chain verifies."""
@@ -176,6 +178,7 @@ def test_alert_reads_back_equal(fact: AlertFact) -> None:
     assert (entry.kind, entry.alert_id, entry.fact) == ("alert_admitted", fact.alert.id, fact)
 
 
+@settings(max_examples=examples(40))
 @given(NEW_ORDERS, TIMES, st.none() | TEXT)
 def test_added_order_reads_back_equal(order: Order, at: datetime, request: str | None) -> None:
     """A protective order that joins its alert later."""
@@ -187,6 +190,7 @@ def test_added_order_reads_back_equal(order: Order, at: datetime, request: str |
 CHANGING = ("status", "intent", *facts._CHANGING)
 
 
+@settings(max_examples=examples(40))
 @given(
     before=orders(),
     after=orders(),

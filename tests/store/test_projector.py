@@ -50,7 +50,7 @@ def appended(account: Account) -> Connection:
     return store
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(HISTORY, SIZES)
 def test_batches_of_any_size_give_the_same_tables(steps: list[Step], sizes: list[int]) -> None:
     """A batch is folded first: an alert stored, filled and answered in one batch is inserted in its last state, as if step by step."""
@@ -65,7 +65,7 @@ def test_batches_of_any_size_give_the_same_tables(steps: list[Step], sizes: list
     assert journal.verify(store) is None
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(HISTORY, SIZES)
 def test_rows_read_back_give_the_same_tables(steps: list[Step], sizes: list[int]) -> None:
     """After a crash the rows are read from the journal, at whatever row the projection stopped: everything needed is in their JSON."""
@@ -82,7 +82,7 @@ def test_rows_read_back_give_the_same_tables(steps: list[Step], sizes: list[int]
     assert_same(table_rows(store), table_rows(account.connection))
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(HISTORY)
 def test_a_rebuild_gives_the_same_tables(steps: list[Step]) -> None:
     """From an empty projection, and again: `rebuild` changes nothing in tables that are right, and repairs those that are not."""
