@@ -293,7 +293,7 @@ async def filled_while_down(seed: int, trials: int) -> Outcome:
         await run.settle()
         found = run.findings()
         findings.add(found)
-        return Outcome("R8 filled while we were down", trials, findings, seed)
+        return Outcome("R8 filled while the bridge was down", trials, findings, seed)
 
 
 def _all_protected(run: Run) -> bool:
