@@ -41,8 +41,7 @@ async def _lost(seed: int, trials: int, name: str, *, lag: bool) -> Outcome:
             batch = [run.any_alert() for _ in range(min(BATCH, trials - done))]
             await asyncio.gather(*(run.send(alert) for alert in batch))
             done += len(batch)
-            await run.until(lambda: not run.waiting())
-            if run.waiting():
+            if not await run.until(lambda: not run.waiting()):
                 break  # the oracles report the rest
         run.faults()
         await run.settle()
