@@ -130,7 +130,7 @@ class AlertAdmissions:
         if first_id is not None:
             first = await self._database.read(alerts.get, first_id)
             return Preview(kind=_kind_of_repeat(alert, first), first_id=first_id)
-        decision = self._decide(alert, decide, webhook)
+        decision, _ = self._decide(alert, decide, webhook)
         excess = self._blocking(decision, webhook, now=alert.received_at)
         if excess is not None:
             return Preview(kind=RATE_LIMITED, decision=decision, retry_after_s=excess.retry_after_s)
@@ -145,7 +145,7 @@ class AlertAdmissions:
         """
         if self._find_first(alert) is not None:
             return None
-        decision = self._decide(alert, decide, webhook)
+        decision, overtaken = self._decide(alert, decide, webhook)
         excess = self._blocking(decision, webhook, now=alert.received_at)
         if excess is not None:
             return self._append(_rate_limited(alert, decision, excess), _NOTHING, None)
@@ -169,7 +169,6 @@ class AlertAdmissions:
         status: str = (
             decision.status if decision.status != "admitted" else "submitting" if permit is not None else "queued"
         )
-        overtaken = self._overtaken(decision, webhook.id)
         if overtaken and status == "ignored":
             # It did something, as a cancel: with its own orders, they say what.
             decision = msgspec.structs.replace(decision, status="admitted", code=None)
@@ -179,24 +178,29 @@ class AlertAdmissions:
             Admission(kind=decision.status, alert=stored, orders=planned), decision, permit, overtaken=overtaken
         )
 
-    def _decide(self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook) -> Decision:
-        """The decision, with warnings of exits that other webhooks share, and of the entries that it cancels."""
+    def _decide(
+        self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook
+    ) -> tuple[Decision, tuple[Order, ...]]:
+        """The decision, with warnings of exits that other webhooks share and of the entries that it cancels; and these entries."""
         decision = decide(self.usage(webhook, now=alert.received_at))
         shared = shared_exit_warnings(
             decision, webhook_id=webhook.id, book=self._book, database=self._database, exchange=self._exchange
         )
+        overtaken = self._overtaken(decision, webhook.id) if decision.overtaken else ()
         ended = [
             f"{order.intent.symbol}: the {order.intent.order_type} entry {order.client_order_id} is cancelled"
-            for order in self._overtaken(decision, webhook.id)
+            for order in overtaken
         ]
         more = (*shared, *ended)
-        return msgspec.structs.replace(decision, warnings=(*decision.warnings, *more)) if more else decision
+        if more:
+            decision = msgspec.structs.replace(decision, warnings=(*decision.warnings, *more))
+        return decision, overtaken
 
     def _overtaken(self, decision: Decision, webhook_id: str) -> tuple[Order, ...]:
         """The entries of a webhook that the decision ends: those that rest at the exchange, or will if they are not cancelled."""
         return tuple(
             order
-            for order in (self._book.orders.values() if decision.overtaken else ())
+            for order in self._book.orders.values()
             if order.webhook_id == webhook_id and order.is_entry and order.intent.may_rest
             if order.cancel_requested_at is None
             if any(

@@ -22,7 +22,6 @@ from kekbridge.model import (
     ZERO,
     Commitment,
     Fill,
-    HeldByOthers,
     LimitBreach,
     MarginMode,
     Order,
@@ -713,26 +712,25 @@ class Book:
         self._days, self._first_day = days, first_day
         self.sequence = max(self.sequence, sequence)
 
-    def held_by_others(self, webhook_id: str, symbol: str, position: Decimal) -> HeldByOthers:
-        """What a webhook does not hold of a position, as the exchange shows it, and what other webhooks' orders in flight will add."""
-        held = self.holdings.of_others(symbol, webhook_id, position=position)
-        others = held.webhooks
+    def held_by_others(self, webhook_id: str, symbol: str, position: Decimal) -> Decimal:
+        """Signed quantity that other webhooks hold of a position, as the exchange shows it, and what their orders in flight will add."""
+        others = self.holdings.of_others(symbol, webhook_id, position=position)
         for order in self.by_symbol.get(symbol, {}).values():
             if order.webhook_id != webhook_id and not order.intent.may_rest:
-                reserved = reservation_of(order)
-                others += ZERO if reserved is None else reserved.quantity
-        return HeldByOthers(webhooks=others)
+                held = reservation_of(order)
+                others += ZERO if held is None else held.quantity
+        return others
 
-    def kept_from(self, order: Order, position: Decimal) -> HeldByOthers:
-        """What an order that is about to be sent must leave of a position, as the exchange shows it.
+    def kept_from(self, order: Order, position: Decimal) -> Decimal:
+        """Signed quantity that an order which is about to be sent must leave of a position, as the exchange shows it.
 
-        That is what others hold and, beside them, what sent exits of its own webhook may still close. Where nobody else holds anything, the
+        That is what other webhooks hold and, beside them, what sent exits of its own webhook may still close. Where it is alone, the
         exchange bounds all exits by the position.
         """
         symbol = order.intent.symbol
-        held = self.holdings.of_others(symbol, order.webhook_id, position=position)
-        if held == HeldByOthers():
-            return held
+        others = self.holdings.of_others(symbol, order.webhook_id, position=position)
+        if others == 0:
+            return ZERO
         leaving = ZERO
         for other in self.by_symbol.get(symbol, {}).values():
             is_sent = other.status is not OrderStatus.QUEUED and other.client_order_id != order.client_order_id
@@ -740,7 +738,7 @@ class Book:
             if is_sent and is_exit:
                 known = max(other.executed_quantity, self._recorded.get(other.client_order_id, ZERO))
                 leaving += max(other.intent.quantity - known, ZERO) * other.intent.side.sign
-        return HeldByOthers(webhooks=held.webhooks - leaving)
+        return others - leaving
 
     def load_recorded(self, order: Order, quantity: Decimal) -> None:
         """Take over the quantity of the recorded fills of an unfinished or incomplete order."""

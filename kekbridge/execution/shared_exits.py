@@ -32,7 +32,7 @@ def _warning(intent: OrderIntent, webhook_id: str, book: Book, database: Databas
     if snapshot is None:
         return None
     symbol = intent.symbol
-    others = book.held_by_others(webhook_id, symbol, snapshot.position_quantity(symbol)).webhooks * intent.side.sign
+    others = book.held_by_others(webhook_id, symbol, snapshot.position_quantity(symbol)) * intent.side.sign
     if others <= 0:
         return None
     if exchange.exits_close_position(intent):

@@ -411,7 +411,7 @@ class OrderSubmitter:
             now=now,
             sums=self._book.exposure,
             left_open=order_queue.left_open(self._book, order),
-            held=self._book.kept_from(order, snapshot.position_quantity(order.intent.symbol)),
+            others=self._book.kept_from(order, snapshot.position_quantity(order.intent.symbol)),
         )
 
     def finish_unsent(self, order: Order, decided: Recheck, *, now: datetime) -> None:

@@ -101,18 +101,11 @@ class PositionPart(StrEnum):
     #: Without what other webhooks hold; what was opened by hand counts, so that no exit leaves it open.
     OWN = "own"
 
-
-class HeldByOthers(Struct, frozen=True):
-    """What a webhook does not hold of the account's position in a market; signed, in base units."""
-
-    #: Of other webhooks.
-    webhooks: Decimal = ZERO
-
-    def left(self, position: Decimal, part: PositionPart) -> Decimal:
-        """That part of a signed position: never more than all of it, never on its other side."""
-        if part is PositionPart.WHOLE or position == 0:
+    def of(self, position: Decimal, others: Decimal) -> Decimal:
+        """That part of a signed position of which other webhooks hold `others`: never more than all of it, never on its other side."""
+        if self is PositionPart.WHOLE:
             return position
-        own = position - self.webhooks
+        own = position - others
         if own * position <= 0:
             return ZERO
         return own if abs(own) < abs(position) else position

@@ -15,7 +15,6 @@ from kekbridge.errors import Refused
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
-    HeldByOthers,
     Instrument,
     OrderIntent,
     OrderType,
@@ -24,7 +23,7 @@ from kekbridge.model import (
     TakeProfit,
     WebhookSettings,
 )
-from kekbridge.planning.market_view import NOT_HELD, MarketView
+from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.prices import (
     Prices,
     ceil_price,
@@ -100,7 +99,7 @@ def build_orders(
 
 
 def resize(
-    intent: OrderIntent, snapshot: AccountSnapshot, *, left_open: Decimal = ZERO, held: HeldByOthers = NOT_HELD
+    intent: OrderIntent, snapshot: AccountSnapshot, *, left_open: Decimal = ZERO, others: Decimal = ZERO
 ) -> OrderIntent | None:
     """Size an order by the real position right before it is sent; None if nothing is left to do.
 
@@ -109,9 +108,9 @@ def resize(
     missing to it; it grows only by `left_open`, what the earlier legs of its alert were to close and did not: what others traded in the
     meantime is not its own. Size and prices are on the grid as it is now.
 
-    `held`: what others hold of the position now. The position is the intent's `part` of it: what a strategy states closes nobody else's.
+    `others`: what other webhooks hold of the position now. The position is the intent's `part` of it.
     """
-    position = held.left(snapshot.position_quantity(intent.symbol, intent.margin_mode), intent.part)
+    position = intent.part.of(snapshot.position_quantity(intent.symbol, intent.margin_mode), others)
     instrument = snapshot.instruments.get(intent.symbol)
     if instrument is None:
         return intent

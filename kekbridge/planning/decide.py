@@ -19,7 +19,6 @@ from kekbridge.errors import RequestRefused
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
-    HeldByOthers,
     LimitBreach,
     Order,
     OrderIntent,
@@ -34,7 +33,7 @@ from kekbridge.model import (
 )
 from kekbridge.model.admission import RATE_LIMITED, Decision, Recheck
 from kekbridge.planning.build_orders import resize
-from kekbridge.planning.market_view import NOT_HELD, no_others, read_market, resolve_symbol
+from kekbridge.planning.market_view import no_others, read_market, resolve_symbol
 from kekbridge.planning.target import has_drifted, is_without_its_start, isolated_left
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
@@ -52,11 +51,11 @@ def decide(
     policy: AccountPolicy,
     fired_at: datetime | None = None,
     sums: AccountExposure | None = None,
-    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+    others: Callable[[str, Decimal], Decimal] = no_others,
 ) -> Decision:
     """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
     `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch. `others`: what
-    others hold of a symbol's signed position.
+    other webhooks hold of a symbol's signed position.
 
     Steps are translated in order; the first one that is refused or denied ends the list, except among the closes of a close_all. Orders
     before it are kept, so that a close is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
@@ -175,7 +174,7 @@ def may_be_out_of_order(
     alert: Alert,
     webhook: Webhook,
     snapshot: AccountSnapshot,
-    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+    others: Callable[[str, Decimal], Decimal] = no_others,
 ) -> bool:
     """Return whether is_out_of_order() is worth the usage it needs: False if the positions alone show that the alert is in order."""
     if alert.steps[0].target is None:
@@ -192,7 +191,7 @@ def is_out_of_order(
     alert: Alert,
     webhook: Webhook,
     snapshot: AccountSnapshot,
-    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+    others: Callable[[str, Decimal], Decimal] = no_others,
 ) -> bool:
     """Return whether an alert with a strategy's position may have overtaken another: it does not start from the known position.
 
@@ -222,12 +221,12 @@ def recheck(
     now: datetime,
     sums: AccountExposure | None = None,
     left_open: Decimal = ZERO,
-    held: HeldByOthers = NOT_HELD,
+    others: Decimal = ZERO,
 ) -> Recheck:
     """Apply the admission's rules to a queued order with current data, inside the transaction that claims it.
 
     `usage` must not include the order itself. `webhook`: None if it was deleted meanwhile; the account's own limits still hold.
-    `sums`: as in `decide`; `left_open` and `held`: as in `resize`.
+    `sums`: as in `decide`; `left_open` and `others`: as in `resize`.
     """
     if order.code == "earlier_leg_failed":
         text = "an earlier step of this alert did not succeed"
@@ -236,7 +235,7 @@ def recheck(
         waited = (now - order.created_at).total_seconds()
         text = f"the order waited {waited:.0f} s and is too old to be sent"
         return Recheck(status=OrderStatus.EXPIRED, code="alert_expired", error=text)
-    intent = resize(order.intent, snapshot, left_open=left_open, held=held)
+    intent = resize(order.intent, snapshot, left_open=left_open, others=others)
     if intent is None:
         text = f"{order.intent.symbol} has no position left to close"
         is_stated_exit = order.intent.reduce_only and order.intent.part is not PositionPart.WHOLE

@@ -17,7 +17,6 @@ from kekbridge.errors import Refused
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
-    HeldByOthers,
     Instrument,
     MarginMode,
     OrderType,
@@ -30,8 +29,6 @@ from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 _ACTIVE = frozenset({"", "ACTIVE"})
 _CLOSED = frozenset({"NEW", "PENDING", "DELISTED"})
 _RESTING = frozenset({OrderType.LIMIT, OrderType.POST_ONLY})
-#: What others hold where a webhook is alone in its market.
-NOT_HELD = HeldByOthers()
 
 
 class MarketView(Struct, frozen=True, kw_only=True):
@@ -51,8 +48,8 @@ class MarketView(Struct, frozen=True, kw_only=True):
     projected: Decimal
     #: Account value in USDC.
     account_value: Decimal
-    #: What the webhook does not hold of the account's projected position.
-    others: HeldByOthers = NOT_HELD
+    #: Signed part of the account's projected position in base units that other webhooks hold.
+    others: Decimal = ZERO
     #: Which part of the account's position `projected` and `position` are.
     part: PositionPart = PositionPart.WHOLE
     #: Signed position in base units as the exchange shows it.
@@ -68,7 +65,7 @@ class MarketView(Struct, frozen=True, kw_only=True):
 
     def seen_as(self, part: PositionPart) -> MarketView:
         """The same market with that part of the account's position. Of a view of the whole position only."""
-        projected, position = self.others.left(self.projected, part), self.others.left(self.position, part)
+        projected, position = part.of(self.projected, self.others), part.of(self.position, self.others)
         return replace(self, part=part, projected=projected, position=position)
 
     def base_units(self, contracts: Decimal) -> Decimal:
@@ -124,9 +121,9 @@ def no_orders(_symbol: str) -> Decimal:
     return ZERO
 
 
-def no_others(_symbol: str, _position: Decimal) -> HeldByOthers:
-    """What others hold where there is one webhook."""
-    return NOT_HELD
+def no_others(_symbol: str, _position: Decimal) -> Decimal:
+    """What other webhooks hold where there is one."""
+    return ZERO
 
 
 def read_market(
@@ -135,12 +132,12 @@ def read_market(
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
     pending: Callable[[str], Decimal] = no_orders,
-    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+    others: Callable[[str, Decimal], Decimal] = no_others,
 ) -> MarketView:
     """Build the view of the market that a signal names. Raises Refused with one of the symbol_… codes.
 
-    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what others hold of a symbol's signed
-    position.
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what other webhooks hold of a symbol's
+    signed position.
     """
     match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
     position = snapshot.positions.get(match.symbol)

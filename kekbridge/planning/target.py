@@ -323,10 +323,10 @@ def _full_close(market: MarketView, direction: int) -> PositionChange:
 
 
 def _held_elsewhere(market: MarketView) -> str | None:
-    """Why a view of the webhook's part is empty; None if nothing of the position is somebody else's."""
+    """Why a view of the webhook's part is empty; None if other webhooks hold none of the position."""
     if market.part is PositionPart.WHOLE or market.projected != 0:
         return None
-    others = abs(market.others.webhooks)
+    others = abs(market.others)
     return f"other webhooks hold all of the {format_12dp(others)} {market.instrument.base}" if others else None
 
 
@@ -436,7 +436,7 @@ def _drift_warnings(target: TargetPosition, market: MarketView, remark: str) -> 
     before = _before(target, market)
     if before is None or abs(market.projected - before) <= market.instrument.base_tick:
         return ()
-    shared = market.part is not PositionPart.WHOLE and market.others.webhooks
+    shared = market.part is not PositionPart.WHOLE and market.others
     beside = " beside what other webhooks hold" if shared else ""
     return (
         f"drift: the strategy held {format_12dp(before)} {market.instrument.base} before this alert, "

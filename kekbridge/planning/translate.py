@@ -18,7 +18,6 @@ from kekbridge.errors import Refused, RequestRefused
 from kekbridge.model import (
     AccountSnapshot,
     CancelRequest,
-    HeldByOthers,
     OrderIntent,
     OvertakenEntries,
     PositionPart,
@@ -81,14 +80,14 @@ def translate(
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
     pending: Callable[[str], Decimal] = no_orders,
-    others: Callable[[str, Decimal], HeldByOthers] = no_others,
+    others: Callable[[str, Decimal], Decimal] = no_others,
     first_leg: int = 0,
     history: KnownHistory = _UNKNOWN,
 ) -> Plan:
     """Plan one step of an alert, given the account's positions and orders in flight.
 
-    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what others hold of a symbol's signed
-    position. `first_leg`: number of the step's first order within its alert. Raises Refused with code, message and field.
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what other webhooks hold of a symbol's
+    signed position. `first_leg`: number of the step's first order within its alert. Raises Refused with code, message and field.
     """
     if signal.action is Action.PING:
         return Plan(symbol=None, is_exit=True, ignored_code="pong")

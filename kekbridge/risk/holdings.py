@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from kekbridge.model import ZERO, HeldByOthers
+from kekbridge.model import ZERO
 
 #: Holder of what belongs to no webhook: opened by hand, or by a program that is not ours.
 NOBODY = ""
@@ -27,8 +27,8 @@ class Holdings:
         """A fill of a signed quantity. `foreign_id`: the trade id of one that is not of an order of ours.
 
         A fill that ends or reverses the position ends every holding; what a holder trades beyond its own is taken from the largest others.
-        What a foreign fill opens is nobody's; what it closes is taken from that first, then from `holder`: the exchange may have executed
-        a stop.
+        What a foreign fill opens belongs to no webhook; what it closes is taken from that first, then from `holder`: the exchange may have
+        executed a stop.
         """
         held = self._held.setdefault(symbol, {})
         before = sum(held.values(), ZERO)
@@ -69,11 +69,11 @@ class Holdings:
         changed[target] = changed.get(target, ZERO) + sum(changes.values(), ZERO)
         self._held[symbol] = _settled(changed)
 
-    def of_others(self, symbol: str, holder: str, *, position: Decimal) -> HeldByOthers:
+    def of_others(self, symbol: str, holder: str, *, position: Decimal) -> Decimal:
         """What other webhooks hold of a position, as far as the recorded fills tell.
 
-        What was opened by hand is nobody's: whichever webhook closes next may close it. An exit of a strategy that was entered by hand, or
-        whose orders the database has lost, must not leave its position open.
+        What was opened by hand belongs to no webhook: whichever closes next may close it. An exit of a strategy that was entered by hand,
+        or whose orders the database has lost, must not leave its position open.
 
         Where these do not lead to the position (one is not known yet, or the exchange has closed or moved something without a trade),
         nothing is left open on a guess: of a larger position the rest counts as the webhook's, of a smaller one it keeps what it has bought
@@ -83,12 +83,12 @@ class Holdings:
         total = sum(held.values(), ZERO)
         own = held.get(holder, ZERO)
         if total * position <= 0 or (own == 0 and total != position):
-            return HeldByOthers()
+            return ZERO
         webhooks = total - own - held.get(NOBODY, ZERO)
         if abs(position) < abs(total):
             left = position - min(abs(own), abs(position)).copy_sign(position)
             webhooks = min(abs(webhooks), abs(left)).copy_sign(position)
-        return HeldByOthers(webhooks=webhooks)
+        return webhooks
 
     def total(self, symbol: str) -> Decimal:
         """The position that the recorded fills lead to, signed."""

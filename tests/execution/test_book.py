@@ -15,7 +15,6 @@ from kekbridge.execution.book import MOST_FILLS, Book, with_ms_times
 from kekbridge.model import (
     UNCOMMITTED,
     ZERO,
-    HeldByOthers,
     LimitBreach,
     Order,
     OrderStatus,
@@ -471,14 +470,14 @@ def test_an_exit_leaves_what_an_earlier_one_was_sent_for(book: Book) -> None:
     sent_exit: dict[str, Any] = {"side": Side.SELL, "purpose": Purpose.EXIT, "reduce_only": True}
     earlier = claim(book, put(book, quantity=Decimal("0.03"), **sent_exit))
     leaving = put(book, quantity=own, part=PositionPart.OWN, **sent_exit)
-    assert book.kept_from(leaving, own) == HeldByOthers()  # alone: the exchange bounds both
+    assert book.kept_from(leaving, own) == 0  # alone: the exchange bounds both
     book.holdings.record(BTC, "other", others)
 
     def left(position: str) -> Decimal:
-        return book.kept_from(leaving, Decimal(position)).left(Decimal(position), PositionPart.OWN)
+        return PositionPart.OWN.of(Decimal(position), book.kept_from(leaving, Decimal(position)))
 
     assert left("0.09") == Decimal("0.01")
-    assert book.kept_from(put(book, webhook_id="other", **sent_exit), Decimal("0.09")).webhooks == own
+    assert book.kept_from(put(book, webhook_id="other", **sent_exit), Decimal("0.09")) == own
     book.record_fill(fill(side=Side.SELL, quantity=Decimal("0.02")), order=earlier)
     assert left("0.07") == Decimal("0.01")
     report(book, accept(book, earlier), S.FILLED, Decimal("0.03"))

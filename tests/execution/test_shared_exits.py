@@ -28,7 +28,7 @@ async def test_a_stop_for_the_whole_position_beside_another_webhook(bridge: Brid
     (text,) = _shared(neighbour)
     assert "stop loss of another webhook" in text
     book, webhook = bridge.daemon.trading.book, (await bridge.order(neighbour)).webhook_id
-    await until(lambda: book.held_by_others(webhook, BTC, D("0.05")).webhooks == D("0.04"))  # every fill is recorded
+    await until(lambda: book.held_by_others(webhook, BTC, D("0.05")) == D("0.04"))  # every fill is recorded
     _, beside = await bridge.send("other", quantity="0.01", stopLoss="4%", takeProfit=TAKE_PROFITS)
     (text,) = _shared(beside)
     assert "other webhooks hold 0.04 of it" in text

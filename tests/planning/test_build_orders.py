@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kekbridge.model import HeldByOthers, OrderIntent, OrderType, PositionPart, Purpose, Side, TakeProfit
+from kekbridge.model import OrderIntent, OrderType, PositionPart, Purpose, Side, TakeProfit
 from kekbridge.planning.build_orders import resize
 from tests.trading import BTC, D, snapshot
 
@@ -91,12 +91,11 @@ def test_an_exit_of_its_own_part_leaves_what_others_hold(
     target: Decimal | None,
 ) -> None:
     """Whatever has changed since it was planned: at most the webhook's part of the real position is closed."""
-    held = HeldByOthers(webhooks=others)
     for part in PositionPart:
         intent = exit_order(str(quantity), close_fraction=share, target_quantity=target, part=part)
-        resized = resize(intent, snapshot({BTC: str(position)}), held=held)
+        resized = resize(intent, snapshot({BTC: str(position)}), others=others)
         if resized is not None:
-            assert resized.quantity <= abs(held.left(position, part)) <= abs(position)
+            assert resized.quantity <= abs(part.of(position, others)) <= abs(position)
             assert resized.signed_quantity * position < 0
 
 
@@ -113,7 +112,7 @@ def test_an_exit_of_its_own_part_leaves_what_others_hold(
 def test_a_whole_exit_follows_its_own_part(position: str, others: str, expected: str | None) -> None:
     """Right before it is sent it is what the webhook then holds: its stop may have fired, another webhook may have left."""
     intent = exit_order("0.04", close_fraction=D(1), largest_quantity=D("0.04"), part=PositionPart.OWN)
-    resized = resize(intent, snapshot({BTC: position}), held=HeldByOthers(webhooks=D(others)))
+    resized = resize(intent, snapshot({BTC: position}), others=D(others))
     assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
 
 
@@ -123,7 +122,7 @@ def test_a_whole_exit_follows_its_own_part(position: str, others: str, expected:
 def test_a_reversal_opens_beside_what_others_hold(position: str, others: str, expected: str) -> None:
     """Its target is of the webhook's own part, on whichever side the account is."""
     entry = entry_order("0.1", after_leg=0, target_quantity=D("-0.1"), part=PositionPart.OWN)
-    resized = resize(entry, snapshot({BTC: position}), held=HeldByOthers(webhooks=D(others)))
+    resized = resize(entry, snapshot({BTC: position}), others=D(others))
     assert resized is not None
     assert resized.quantity == D(expected)
 

@@ -11,7 +11,7 @@ import pytest
 
 from kekbridge.alerts.message import fired_at, interpret, read_message
 from kekbridge.errors import Refused
-from kekbridge.model import HeldByOthers, Limits, PositionPart, StrategyHistory, Usage, WebhookSettings
+from kekbridge.model import Limits, PositionPart, StrategyHistory, Usage, WebhookSettings
 from kekbridge.model.admission import Decision
 from kekbridge.planning.decide import decide
 from kekbridge.planning.translate import KnownHistory, Plan, translate
@@ -40,8 +40,7 @@ def plan(
     (step,) = interpret(message, chosen).steps
     known = KnownHistory(fired_at(message, chosen.profile), {BTC: history} if history else {})
     account = snapshot({BTC: held} if D(held) else {})
-    elsewhere = HeldByOthers(webhooks=others)
-    return translate(step, settings=chosen, snapshot=account, others=lambda *_: elsewhere, history=known)
+    return translate(step, settings=chosen, snapshot=account, others=lambda *_: others, history=known)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from kekbridge.alerts import message
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitSpec, TargetPosition
 from kekbridge.errors import Refused, RequestRefused
 from kekbridge.model import (
-    HeldByOthers,
     Instrument,
     OrderIntent,
     OrderType,
@@ -191,16 +190,15 @@ def test_what_a_strategy_states_closes_nothing_of_others(
 ) -> None:
     """Whatever others hold and however the step is sized: its exits are at most the part that they are of."""
     step = replace(step, states_position=states_position or step.target is not None)
-    others = HeldByOthers(elsewhere)
     account = snapshot({BTC: str(held)}, instruments={BTC: market})
     try:
-        planned = translate(step, settings=webhook_settings, snapshot=account, others=lambda *_: others)
+        planned = translate(step, settings=webhook_settings, snapshot=account, others=lambda *_: elsewhere)
     except Refused:
         return
     exits = [intent for intent in planned.intents if intent.purpose is Purpose.EXIT]
     for part in PositionPart:
         closed = sum((intent.quantity for intent in exits if intent.part is part), D(0))
-        assert closed <= abs(others.left(held, part))
+        assert closed <= abs(part.of(held, elsewhere))
     is_stated_exit = step.states_position and (step.reduce_only or step.action is Action.CLOSE)
     if is_stated_exit and planned.is_exit:
         assert all(intent.part is not PositionPart.WHOLE for intent in exits)

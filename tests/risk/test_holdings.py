@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.model import HeldByOthers, PositionPart
+from kekbridge.model import PositionPart
 from kekbridge.risk.holdings import NOBODY, Holdings
 
 BTC = "PERP_BTC_USDC"
@@ -79,8 +79,8 @@ def test_what_a_foreign_fill_opens_is_nobodys(fills: list[Fill], wanted: dict[st
 def test_what_others_hold(holder: str, position: int, webhooks: int) -> None:
     """Also where the holdings do not add up to the position; nothing is known of a position on the other side."""
     found = held(("a", 1), ("b", 2), (NOBODY, 3)).of_others(BTC, holder, position=Decimal(position))
-    assert found == HeldByOthers(webhooks=Decimal(webhooks))
-    assert held(("a", 1)).of_others("PERP_ETH_USDC", "b", position=Decimal(1)) == HeldByOthers()
+    assert found == webhooks
+    assert held(("a", 1)).of_others("PERP_ETH_USDC", "b", position=Decimal(1)) == 0
 
 
 @given(
@@ -90,12 +90,12 @@ def test_what_others_hold(holder: str, position: int, webhooks: int) -> None:
 def test_parts_of_webhooks_are_at_most_the_position(fills: list[Fill], position: Decimal) -> None:
     """Whatever is known: each part is on the position's side and at most all of it; where the fills explain it, all but the other's."""
     made = held(*fills)
-    parts = {name: made.of_others(BTC, name, position=position).left(position, PositionPart.OWN) for name in "ab"}
+    parts = {name: PositionPart.OWN.of(position, made.of_others(BTC, name, position=position)) for name in "ab"}
     assert all(part * position >= 0 and abs(part) <= abs(position) for part in parts.values())
     if position and made.total(BTC) == position:
         known = made.comparable()[BTC]
         for name, other in ("ab", "ba"):
-            assert parts[name] == HeldByOthers(Decimal(known.get(other, 0))).left(position, PositionPart.OWN)
+            assert parts[name] == PositionPart.OWN.of(position, Decimal(known.get(other, 0)))
 
 
 def test_total_is_the_position_that_fills_lead_to() -> None:
