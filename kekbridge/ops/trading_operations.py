@@ -224,12 +224,10 @@ async def _restrict(context: OperatorContext, state: TradingState, reason: str, 
     now = context.clock()
     if context.bridge is not None:
         resting = resting_entries(context.bridge.book.orders.values())
-    else:
-        resting = resting_entries(await context.database.read(orders.unfinished))
-    if context.bridge is not None:
         context.bridge.book.set_state(settings.ACCOUNT, state, reason=reason, by=by, now=now)
         await context.database.flush()
     else:
+        resting = resting_entries(await context.database.read(orders.unfinished))
         await context.database.write(settings.set_trading_state, state, reason=reason, by=by, now=now)
     control: dict[str, Any] = to_jsonable(await context.database.read(settings.trading_control, now=context.clock()))
     return control | {"restingEntries": len(resting)}
