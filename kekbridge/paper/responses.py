@@ -156,17 +156,6 @@ def algo_json(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
 # --- account -----------------------------------------------------------------------------------------------
 
 
-def _sum_since(state: ExchangeState, position: PaperPosition, since: int) -> tuple[Decimal, Decimal]:
-    realized, fees = ZERO, ZERO
-    for trade in reversed(state.trades.values()):
-        if trade.at < since:
-            break
-        if trade.symbol == position.symbol and trade.margin_mode == position.margin_mode:
-            realized += trade.realized
-            fees += trade.fee
-    return realized, fees
-
-
 def position_json(portfolio: Portfolio, position: PaperPosition, margin: money.MarginSummary) -> dict[str, object]:
     """Return the position object."""
     state = portfolio.state
@@ -184,7 +173,7 @@ def position_json(portfolio: Portfolio, position: PaperPosition, margin: money.M
         else:
             collateral, need = position.margin + pnl, mmr * notional
         liquidation = money.liquidation_price(mark.price, position.qty, mmr, collateral, need)
-    realized, fees = _sum_since(state, position, state.clock() - DAY_MS)
+    traded = state.traded[position.symbol, position.margin_mode].since(state.clock() - DAY_MS)
     unrealized = position.qty * (mark.price - position.average)
     return {
         "symbol": position.symbol,
@@ -203,8 +192,8 @@ def position_json(portfolio: Portfolio, position: PaperPosition, margin: money.M
         "pending_short_qty": shorts,
         "last_sum_unitary_funding": position.last_funding,
         "accrued_funding_fee": money.accrued_funding(position, mark.funding_sum),
-        "pnl_24_h": realized + unrealized,
-        "fee_24_h": fees,
+        "pnl_24_h": traded.realized + unrealized,
+        "fee_24_h": traded.fees,
         "leverage": leverage,
         "margin_mode": position.margin_mode,
         "margin": money.rounded(position.margin),
@@ -244,11 +233,8 @@ def totals_json(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, 
 def pnl_24h(portfolio: Portfolio) -> Decimal:
     """Return the PnL of all positions in USDC: realized in the last 24 hours plus unrealized."""
     state = portfolio.state
-    since, total = state.clock() - DAY_MS, ZERO
-    for trade in reversed(state.trades.values()):
-        if trade.at < since:
-            break
-        total += trade.realized
+    since = state.clock() - DAY_MS
+    total = sum((each.since(since).realized for each in state.traded.values()), ZERO)
     for position in visible_positions(portfolio):
         total += position.qty * (state.marks[position.symbol].price - position.average)
     return total
@@ -324,11 +310,10 @@ def traded_24h(state: ExchangeState) -> dict[str, tuple[Decimal, Decimal]]:
     """Return (base volume, USDC amount) of the account's own trades of the last 24 hours, by symbol."""
     since = state.clock() - DAY_MS
     found: dict[str, tuple[Decimal, Decimal]] = {}
-    for trade in reversed(state.trades.values()):
-        if trade.at < since:
-            break
-        volume, amount = found.get(trade.symbol, (ZERO, ZERO))
-        found[trade.symbol] = (volume + trade.quantity, amount + trade.quantity * trade.price)
+    for (symbol, _), each in state.traded.items():
+        volume, amount = found.get(symbol, (ZERO, ZERO))
+        traded = each.since(since)
+        found[symbol] = (volume + traded.quantity, amount + traded.amount)
     return found
 
 

@@ -35,6 +35,7 @@ from kekbridge.paper.settings import (
     PAPER_ORDERLY_KEY,
     PaperSettings,
 )
+from kekbridge.paper.traded import TradedSince
 
 #: (topic or name of the change, its data): input of the streams.
 StreamUpdate = tuple[str, Any]
@@ -84,6 +85,7 @@ class ExchangeState:
         self.open_algos: dict[int, AlgoNode] = {}
         self.children: dict[int, list[AlgoNode]] = defaultdict(list)
         self.trades_of: dict[int, list[PaperTrade]] = defaultdict(list)
+        self.traded: dict[tuple[str, str], TradedSince] = defaultdict(TradedSince)  # by symbol and margin mode
         self.order_by_client: dict[str, int] = {}
         self.algo_by_client: dict[str, int] = {}
 
@@ -145,6 +147,7 @@ class ExchangeState:
             case PaperTrade():
                 self.trades[record.trade_id] = record
                 self.trades_of[record.order_id].append(record)
+                self.traded[record.symbol, record.margin_mode].add(record)
             case PaperPosition():
                 self.positions[record.symbol, record.margin_mode] = record
             case PaperMark():

@@ -218,11 +218,11 @@ def listing(call: Call) -> object:
     hides_new = exchange.faults.is_armed("hide_orders") or exchange.faults.read_lag_ms() > 0
     found: list[PaperOrder] = []
     for order in (exchange.state.orders if source is None else source).values():
+        if (start is not None and order.created < start) or (end is not None and order.created > end):
+            continue  # first, as it leaves out most of a long history
         if symbol not in (None, "", order.symbol) or side not in (None, "", order.side):
             continue
         if kind not in (None, "", order.type) or tag not in (None, "", order.order_tag):
-            continue
-        if (start is not None and order.created < start) or (end is not None and order.created > end):
             continue
         if hides_new and not is_visible(exchange, order):
             continue
@@ -253,10 +253,10 @@ def trades(call: Call) -> object:
     found = [
         trade
         for trade in reversed(call.exchange.state.trades.values())
-        if query.get("symbol") in (None, "", trade.symbol)
+        if (start is None or trade.at >= start)
         and trade.at <= newest
-        and (start is None or trade.at >= start)
         and (end is None or trade.at <= end)
+        and query.get("symbol") in (None, "", trade.symbol)
     ]
     return responses.page(found, *call.paging(kind="trades"), show=responses.trade_json)
 

@@ -11,19 +11,15 @@ from kekbridge.paper.codec import ApiError
 from kekbridge.paper.models import ZERO
 from kekbridge.paper.rate_limits import TEN_PER_MINUTE
 from kekbridge.paper.state import ExchangeState
+from kekbridge.paper.traded import Traded
 
 _DAYS_MS = 86_400_000
 
 
 def _traded(state: ExchangeState, since: int) -> tuple[Decimal, Decimal]:
     """Return (volume, fees) in USDC of the account's trades since a time in ms."""
-    volume = fees = ZERO
-    for trade in reversed(state.trades.values()):
-        if trade.at < since:
-            break
-        volume += trade.price * trade.quantity
-        fees += trade.fee
-    return volume, fees
+    traded = sum((each.since(since) for each in state.traded.values()), Traded())
+    return traded.amount, traded.fees
 
 
 def _year_start(now: int) -> int:
