@@ -41,7 +41,7 @@ _PRELOAD = [
     "kekbridge.ops.operations",
 ]
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
-_MAINS = ["pytest", "tests.system.campaigns.run"]
+_MAINS = ("pytest.", "tests.system.campaigns.")
 # multiprocessing reads the exit codes of all forks whenever one starts, and gives 255 to the second thread that reads the same one.
 _EXIT_CODES = threading.Lock()
 
@@ -50,7 +50,7 @@ def forkserver() -> ForkServerContext:
     """The server, which starts with the first fork."""
     context = multiprocessing.get_context("forkserver")
     # Each fork imports the main module again, which costs nothing if the server has imported it.
-    context.set_forkserver_preload([*_PRELOAD, *(name for name in _MAINS if name in sys.modules)])
+    context.set_forkserver_preload([*_PRELOAD, *(name for name in sys.modules if f"{name}.".startswith(_MAINS))])
     return context
 
 
