@@ -32,7 +32,7 @@ from kekbridge.documents import documents
 from tests import test_documents
 from tests.cli.processes import bare_environment, paste
 from tests.paths import ROOT
-from tests.system.machine import private_machine, why_no_machine
+from tests.system.machine import Machine, private_machine, why_no_machine
 
 _BUILT = Path(os.environ.get("KEKBRIDGE_RELEASE") or "/nonexistent")
 pytestmark = pytest.mark.skipif(
@@ -259,12 +259,18 @@ def test_ctrl_c_is_one_signal(executable: Path, tmp_path: Path) -> None:
         assert "forced_stop" not in process.stderr.read()
 
 
+def _unpacked(machine: Machine) -> str:
+    """Where executables have unpacked themselves and not been removed."""
+    return machine.run("sh", "-c", "ls -d /var/tmp/*/tmp/_MEI* /tmp/_MEI* /var/tmp/_MEI*").stdout
+
+
 @pytest.mark.skipif(bool(why_no_machine()), reason=why_no_machine() or "-")
 @pytest.mark.parametrize("form", ["executable", "zipapp"])
 def test_one_file_becomes_a_service(tmp_path: Path, form: str) -> None:
     """On a real systemd, in the unit's sandbox: it gets systemd's socket and watchdog, says that it is ready, and ends at one SIGTERM."""
     with private_machine(tmp_path / "machine") as machine:
         source = built("-linux-*[!z]") if form == "executable" else built("-*.pyz")
+        before = _unpacked(machine)  # a killed executable of somebody else leaves its own
         machine.output("sh", "-c", "useradd --create-home trader && mount -o remount,noexec /dev/shm")
         machine.output("cp", str(source), "/root/kek bridge")
         command = ("/root/kek bridge",) if form == "executable" else (sys.executable, "/root/kek bridge")
@@ -280,7 +286,7 @@ def test_one_file_becomes_a_service(tmp_path: Path, form: str) -> None:
         assert "supervisor_not_reached" not in log
         machine.output("systemctl", "stop", "kekbridge.service")
         assert machine.output("systemctl", "show", "kekbridge", "-p", "Result", "--value") == "success"
-        assert machine.run("sh", "-c", "ls -d /var/tmp/*/tmp/_MEI* /tmp/_MEI* /var/tmp/_MEI*").stdout == ""
+        assert _unpacked(machine) == before
         shown = machine.output("kekbridge", "--version")
         name = "one-file executable" if form == "executable" else "Python package"
         assert shown.startswith(f"kekbridge {__version__} ({name}")
