@@ -177,7 +177,8 @@ def test_nothing_is_made_where_no_bridge_reads_it(run: Run, tmp_path: Path, monk
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
         done = run("webhook", "create", "w")
         assert (done.code, done.out, (tmp_path / "home").exists()) == (3, "", False)
-        assert "running elsewhere: PAPER, " in done.err
+        assert "running elsewhere: " in done.err
+        assert f"PAPER, {tmp_path / 'elsewhere'} (process" in done.err, "beside bridges of other tests, in any order"
 
 
 def test_a_vault_that_the_bridge_will_not_open_takes_nothing(
