@@ -42,8 +42,8 @@ class Result:
     late: int
 
 
-async def send(system: System, number: int) -> Sent:
-    body, headers = system.message(number)
+async def _send(system: System, number: int, message: tuple[bytes, dict[str, str]]) -> Sent:
+    body, headers = message
     lines = [f"POST {_PATH} HTTP/1.1", "Host: bench", "Content-Type: application/json", "Connection: close"]
     lines += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
     request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
@@ -64,16 +64,21 @@ async def send(system: System, number: int) -> Sent:
 
 
 async def run(system: System, *, count: int, at_once: int, copies: int = 1) -> Result:
-    """Send `count` alerts, at most `at_once` at a time, each `copies` times; return when all have an order."""
+    """Send `count` alerts, at most `at_once` at a time, each `copies` times; return when all have an order.
+
+    Copies are the same bytes, as TradingView resends an alert: with a timestamp of its own each would be another alert.
+    """
     system.arrivals()
     numbers = [next(_numbers) for _ in range(count)]
     waiting = iter([number for number in numbers for _ in range(copies)])
+    messages: dict[int, tuple[bytes, dict[str, str]]] = {}
     sent: list[Sent] = []
 
     async def sender() -> None:
         for number in waiting:
-            one = await send(system, number)
-            sent.append(one)
+            if number not in messages:
+                messages[number] = system.message(number)
+            sent.append(await _send(system, number, messages[number]))
 
     started = time.monotonic()
     await asyncio.gather(*(sender() for _ in range(min(at_once, count * copies))))
