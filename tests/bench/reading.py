@@ -9,8 +9,10 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from tests.bench import filling
+from tests.bench.histories import with_history
 from tests.bench.load import run
 from tests.bench.systems import System
 from tests.system.harness import clean_environment
@@ -40,15 +42,11 @@ def reading(make: type[System], counts: tuple[int, int], *, alerts: int, times: 
     Both bridges run at once and alternate, so that other load on the machine affects both.
     """
     few, many = counts
-    with make() as short, make() as long:
-        for system, count in ((short, few), (long, many)):
-            _send(system, 5)
-            file = system.directory / "data" / "kekbridge.db"
-            filling.wait_for_original(file)
-            system.stop()
-            filling.fill(file, count)
+    short, long = (with_history(make, count) for count in counts)
+    with ExitStack() as running:
         for system in (short, long):
             system.start()
+            running.callback(system.stop)
         acks: dict[System, list[float]] = {short: [], long: []}
         for _ in range(max(alerts // 5, 1)):
             for system in acks:
