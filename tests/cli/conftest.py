@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ def service(root: Path) -> Iterator[Served]:
     """The service: data and runtime directory as its unit has them."""
     with serving_as_service(root) as bridge:
         yield bridge
+
+
+@pytest.fixture(autouse=True)
+def as_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process name themselves in the line to type with sudo: as `kekbridge`, however pytest was started."""
+    monkeypatch.setattr(sys, "argv", ["kekbridge"])
 
 
 @pytest.fixture
