@@ -51,12 +51,13 @@ class Project:
         for configured in self._file["networks"]["default"]["ipam"]["config"]:
             if not _quietly("podman", "network", "exists", self._name):
                 _run("podman", "network", "create", "--subnet", configured["subnet"], self._name)
-        self.down()
+        self.down(volumes=False)
         _podman("run", "--detach", "--name", self._name, *self._limits(), *self._ports(), self._name)
         deadline = time.monotonic() + _WITHIN_S
         while wait and not _quietly("podman", "healthcheck", "run", self._name):
             if time.monotonic() > deadline:
-                sys.exit(f"{self._name} is not healthy")
+                self.logs()
+                sys.exit(f"{self._name} is not healthy after {_WITHIN_S:.0f} s")
             time.sleep(0.5)
 
     def run(self, arguments: list[str], volumes: list[str]) -> None:
@@ -85,9 +86,12 @@ class Project:
         """A value of the container, as Podman names it."""
         _run("podman", "inspect", "--format", template, self._name)
 
-    def down(self) -> None:
-        """Remove the container; volume and network stay."""
+    def down(self, *, volumes: bool) -> None:
+        """Remove the container, and if asked for what it has stored. The network stays."""
         _quietly("podman", "rm", "--force", "--time", "0", "--ignore", self._name)
+        if volumes:
+            for volume in self._file["volumes"]:
+                _quietly("podman", "volume", "rm", "--force", f"{self._name}-{volume}")
 
     def _ports(self) -> list[str]:
         return [word for port in self._service["ports"] for word in ("--publish", port)]
@@ -169,8 +173,9 @@ def main() -> None:
         each.add_argument("arguments", nargs=argparse.REMAINDER)
     copying.add_argument("source")
     copying.add_argument("target")
-    for name in ("stop", "logs", "down"):
+    for name in ("stop", "logs"):
         commands.add_parser(name)
+    commands.add_parser("down").add_argument("--volumes", action="store_true")
     commands.add_parser("inspect").add_argument("template")
     given = parser.parse_args()
     project = Project(Path.cwd())
@@ -185,6 +190,8 @@ def main() -> None:
             project.copy(given.source, given.target)
         case "inspect":
             project.inspect(given.template)
+        case "down":
+            project.down(volumes=given.volumes)
         case _:
             getattr(project, given.command)()
 
