@@ -364,8 +364,8 @@ def test_options_exist(name: str) -> None:
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    # python -m tests.system.campaign, tests.system.fuzz, tests.system.soak
-    of_the_campaigns = {"--trials", "--seed", "--size", "--bodies", "--kills", "--minutes"}
+    # python -m tests.system.campaign, tests.system.fuzz, tests.system.soak, and .ci/fresh
+    of_the_campaigns = {"--trials", "--seed", "--size", "--bodies", "--kills", "--minutes", "--suite"}
     of_the_benchmark = {"--rounds", "--markdown", "--systems"}  # python -m tests.bench
     of_others = {"--quiet", "--help", "--now", "--url", "--unix-socket"}  # pip, systemctl, cloudflared, curl
     of_others |= {"--nginx", "--deploy-hook", "--system"}  # certbot, sysctl
