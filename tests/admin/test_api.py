@@ -175,13 +175,13 @@ async def test_alerts_and_orders_page_back(api: ApiClient) -> None:
 async def test_controls(api: ApiClient) -> None:
     """Halt, exits only, resume, close and cancel take effect before the answer; a dry run sends nothing."""
     await api.bridge.send(quantity="0.02")
-    _, resting = await api.bridge.send(orderType="limit", limitPrice="60000")
     await api.bridge.until_positions({BTC: Decimal("0.02")})
     for state, known in (("halted", TradingState.HALTED), ("exits_only", TradingState.EXITS_ONLY)):
         _, shown = await api.call("POST", "/api/trading", {"state": state, "reason": "lunch"})
         assert (shown["state"], shown["reason"], shown["by"], trading_state(api)) == (state, "lunch", "API", known)
     status, shown = await api.call("POST", "/api/trading", {"state": "running"})
     assert (status, shown["heldExits"], trading_state(api)) == (200, [], TradingState.RUNNING)
+    _, resting = await api.bridge.send(orderType="limit", limitPrice="60000")  # halting would cancel it
     _, canceled = await api.call("POST", "/api/orders/cancel", {"order": resting["clientOrderId"]})
     assert canceled["canceled"] is True
     _, planned = await api.call("POST", "/api/positions/close", {"symbol": "BTC", "dryRun": True})
