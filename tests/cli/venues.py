@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,12 @@ class Venue:
 
 @contextmanager
 def running_venue(directory: Path, **settings: Any) -> Iterator[Venue]:
-    """Run a paper exchange with static prices on a free port."""
+    """Run a paper exchange with static prices on a free port, which can verify wallets at once.
+
+    It would import what that needs with the first registration: on a busy machine for longer than a command waits for its answer.
+    """
+    with suppress(ImportError):  # without the extra `wallet` it verifies none
+        import_module("eth_account.messages")
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
