@@ -316,6 +316,10 @@ class BridgeProcess:
         except (URLError, OSError, ValueError, KeyError):
             return False
 
+    def processes(self) -> list[int]:
+        """Ids of the daemon and its exchange, as far as they run."""
+        return [process.pid for process in (self.daemon, self.paper) if process.is_alive]
+
     def stop(self) -> None:
         self.daemon.kill()
         self.paper.kill()

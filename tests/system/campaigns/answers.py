@@ -103,7 +103,11 @@ async def stops(seed: int, trials: int) -> Outcome:
             _stops_of_kind(run, max(trials // len(kinds), 1), faults)
             for run, faults in zip(runs, kinds.values(), strict=True)
         ]
-        async with measuring_stalls() as stalled_s:
+
+        def processes() -> list[int]:
+            return [process for run in runs for process in run.bridge.processes()]
+
+        async with measuring_stalls(processes) as stalled_s:
             results = await asyncio.gather(*trials_by_kind)
             allowed_s = PROTECT_WITHIN_S + stalled_s()
         for kind, found in zip(kinds, results, strict=True):

@@ -557,7 +557,7 @@ async def mixed(seed: int, alerts: int, *, kills: int | None = None) -> Outcome:
             trader.read_marks()
             chosen = {name: run.rng.random() < 0.5 for name in ("reduce_only_needs_position", "bracket_exits_count")}
             await asyncio.to_thread(lambda: bridge.choose(**chosen))
-            async with measuring_stalls() as stalled_s:
+            async with measuring_stalls(bridge.processes) as stalled_s:
                 await _trade(trader, nemesis, alerts, wanted_kills)
                 outcome = await _end(trader, nemesis, seed, stalled_s)
             await asyncio.to_thread(bridge.daemon.kill)
