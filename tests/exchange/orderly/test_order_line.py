@@ -644,6 +644,7 @@ async def test_spare_connections_back_off_while_the_exchange_refuses_them(monkey
             loop_clock.jump(2)
             await settled(line)
         assert 5 <= server.connections - before <= TWO_SPARE * (600 / 15 + 7)  # 30 s, halved by jitter
+        await until(lambda: not line._connections)  # those of the last attempt are closed, too
         server.is_refusing = False
         loop_clock.jump(30)
         await until(lambda: bool(line._idle))
